@@ -1,0 +1,85 @@
+"""Which neurons of a classifier fire for which class, and what that says about the classifier."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from cofire.version import __version__
+
+if TYPE_CHECKING:
+    from cofire import data, errors, zoo
+    from cofire.errors import CofireError, CofireWarning
+    from cofire.firing import always_on_units, class_means, dead_units, firing_probability, live_units
+    from cofire.information import (
+        activation_entropy,
+        class_selectivity,
+        firing_entropy,
+        kl_selectivity,
+        mutual_information,
+        mutual_information_excess,
+        softmax_entropy,
+    )
+    from cofire.layer import LayerStats
+    from cofire.measures import MEASURES, summary, table
+    from cofire.record import layers, record
+    from cofire.stats import FiringStats, load
+    from cofire.training import fit
+
+_ROOMS = {
+    "cofire": ("data", "errors", "zoo"),
+    "errors": ("CofireError", "CofireWarning"),
+    "firing": ("always_on_units", "class_means", "dead_units", "firing_probability", "live_units"),
+    "information": (
+        "activation_entropy", "class_selectivity", "firing_entropy", "kl_selectivity", "mutual_information",
+        "mutual_information_excess", "softmax_entropy",
+    ),
+    "layer": ("LayerStats",),
+    "measures": ("MEASURES", "summary", "table"),
+    "record": ("layers", "record"),
+    "stats": ("FiringStats", "load"),
+    "training": ("fit",),
+}  # fmt: skip
+_PLACES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "MEASURES",
+    "CofireError",
+    "CofireWarning",
+    "FiringStats",
+    "LayerStats",
+    "__version__",
+    "activation_entropy",
+    "always_on_units",
+    "class_means",
+    "class_selectivity",
+    "data",
+    "dead_units",
+    "errors",
+    "firing_entropy",
+    "firing_probability",
+    "fit",
+    "kl_selectivity",
+    "layers",
+    "live_units",
+    "load",
+    "mutual_information",
+    "mutual_information_excess",
+    "record",
+    "softmax_entropy",
+    "summary",
+    "table",
+    "zoo",
+]
+
+
+def __getattr__(name: str):
+    # Names are looked up on first use, so that `cofire --help` need not wait for torch.
+    room = _PLACES.get(name)
+    if room is None:
+        raise AttributeError(f"module 'cofire' has no attribute {name!r}")
+    value = import_module(f"cofire.{name}") if room == "cofire" else getattr(import_module(f"cofire.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,300 @@
+"""From activations to the statistics of one layer: first the moments, then histograms over ranges that are known by then."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from cofire.errors import ActivationError, InputError
+from cofire.kernels import Moments, Sketch, Workspace, add_histogram, bin_scale, refine
+
+__all__ = ["Choices", "LayerAccumulator", "as_labels", "as_values", "check_finite"]
+
+_BLOCK = 1 << 21  # values in a block of rows
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is counted, and how finely.
+
+    Args:
+        bins: Bins of the activation histogram.
+        levels: Levels to which a unit is quantised for the information measures; 2 is firing or not.
+        by_class: Keep a histogram of every class over that class's own range.
+        top: Representative units per class.
+        pool: How positions become units: "mean", "max" or "none".
+        softmax: Also sum every sample's softmax over units.
+    """
+
+    bins: int = 30
+    levels: int = 2
+    by_class: bool = True
+    top: int = 50
+    pool: str = "mean"
+    softmax: bool = False
+
+    def __post_init__(self):
+        for name, least in (("bins", 1), ("levels", 2), ("top", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}", f"found {value!r}")
+        if self.bins > 10_000:
+            raise InputError("bins must be at most 10,000", f"found {self.bins:,}")
+        if self.pool not in ("mean", "max", "none"):
+            raise InputError('pool must be "mean", "max" or "none"', f"found {self.pool!r}")
+
+    def as_dict(self) -> dict:
+        """The choices as plain values."""
+        return asdict(self)
+
+
+def as_values(values, name: str = "activations") -> Tensor:
+    """Activations as a contiguous float32 or float64 tensor [samples, units]; arrays and other number types are converted."""
+    try:
+        values = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be a tensor or an array [samples, units]", f"found {type(values)}") from error
+    if values.ndim != 2:
+        raise InputError(
+            f"{name} must be [samples, units]",
+            f"found shape {tuple(values.shape)}",
+            "Average or flatten the positions first, for instance acts.mean((2, 3)) for [samples, channels, height, width].",
+        )
+    if values.is_complex():
+        raise InputError(f"{name} must be real", f"found {values.dtype}")
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.float()
+    return values.detach().contiguous()
+
+
+def as_labels(labels, samples: int | None = None, classes: int | None = None, device=None) -> Tensor:
+    """Labels as an int64 tensor [samples] with values in [0, classes).
+
+    Raises:
+        InputError: Not one-dimensional, not integer, of another length than the samples, or out of range.
+    """
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("labels must be a tensor or an array of class indices", f"found {type(labels)}") from error
+    if labels.device.type == "meta":
+        raise InputError("labels must be on a device that holds data", "found the meta device")
+    if labels.ndim != 1:
+        remedy = "One-hot labels become indices with labels.argmax(1)." if labels.ndim == 2 else ""
+        raise InputError("labels must be one-dimensional, [samples]", f"found shape {tuple(labels.shape)}", remedy)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(
+            "labels must be whole numbers, the class indices",
+            f"found {str(labels.dtype).removeprefix('torch.')}",
+            "Convert them with labels.long() if they are class indices.",
+        )
+    if samples is not None and len(labels) != samples:
+        raise InputError("there must be one label per sample", f"found {len(labels):,} labels for {samples:,} samples")
+    labels = labels.to(device=device, dtype=torch.int64)
+    if len(labels):
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or (classes is not None and most >= classes):
+            limit = f"[0, {classes})" if classes is not None else "[0, classes)"
+            raise InputError(f"labels must lie in {limit}", f"found {least if least < 0 else most}")
+    return labels
+
+
+class _Rows:
+    """Collects rows into blocks, large enough that every class has many rows in one and small enough for many layers."""
+
+    def __init__(self, units: int, dtype: torch.dtype, device: torch.device):
+        self.rows = min(4096, max(256, _BLOCK // max(1, units)))
+        self.shape, self.dtype, self.device = (self.rows, units), dtype, device
+        self.filled = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Start on fresh memory, leaving the last block to whoever keeps it."""
+        self.values = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        self.labels = torch.empty(self.rows, dtype=torch.int64, device=self.device)
+
+    def append(self, values: Tensor, labels: Tensor):
+        """Take rows; yields a block whenever one is full."""
+        start = 0
+        while start < len(values):
+            count = min(len(values) - start, self.rows - self.filled)
+            self.values[self.filled : self.filled + count] = values[start : start + count]
+            self.labels[self.filled : self.filled + count] = labels[start : start + count]
+            self.filled, start = self.filled + count, start + count
+            if self.filled == self.rows:
+                yield self.rest()
+
+    def rest(self) -> tuple[Tensor, Tensor]:
+        """The block as far as it is filled."""
+        count, self.filled = self.filled, 0
+        return self.values[:count], self.labels[:count]
+
+
+class LayerAccumulator:
+    """Collects one layer's statistics: :meth:`update` in the first phase, :meth:`open` and :meth:`count` in the second.
+
+    Args:
+        classes: Number of classes.
+        units: Number of units.
+        threshold: A unit fires above it.
+        choices: What is counted.
+        dtype: float32 or float64.
+        work: Scratch buffers of the layer's device.
+        sketch: Also fill the power-of-two sketch in the first phase.
+        keep: Keep the activations, for :meth:`replay`.
+    """
+
+    def __init__(
+        self, classes: int, units: int, threshold: float, choices: Choices, dtype: torch.dtype, work: Workspace,
+        sketch: bool = False, keep: bool = False,
+    ):  # fmt: skip
+        self.classes, self.units, self.choices, self.dtype, self.work = classes, units, choices, dtype, work
+        self.class_counts = torch.zeros(classes, dtype=torch.int64, device=work.device)
+        self.moments = Moments(classes, units, threshold, dtype, choices.by_class, work)
+        self.sketch = Sketch(units, work) if sketch else None
+        self.maps: Tensor | None = None
+        self.softmax_sum = torch.zeros_like(self.moments.sum) if choices.softmax else None
+        self._rows, self._keep, self._second = _Rows(units, dtype, work.device), keep, False
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._histograms: dict[str, Tensor] = {}
+        self._scales: dict[str, Tensor] = {}
+
+    def update(self, values: Tensor, labels: Tensor) -> None:
+        """First phase: values [samples, units] of the declared dtype, labels [samples] int64."""
+        for block in self._rows.append(values, labels):
+            self._take(*block)
+
+    def count(self, values: Tensor, labels: Tensor) -> None:
+        """Second phase: the same values again."""
+        for block in self._rows.append(values, labels):
+            self._count(*block)
+
+    def settle(self) -> None:
+        """Take in the rows that do not fill a block; ends a phase."""
+        if self._rows.filled:
+            (self._count if self._second else self._take)(*self._rows.rest())
+
+    def _take(self, values: Tensor, labels: Tensor) -> None:
+        self.class_counts += torch.bincount(labels, minlength=self.classes)
+        self.moments.update(values, labels)
+        if self.sketch is not None:
+            self.sketch.update(values, self.moments)
+        if self.softmax_sum is not None:
+            self.softmax_sum.index_add_(0, labels, torch.softmax(values.double(), 1))
+        if self._histograms:  # the edges came from a reference
+            self._count(values, labels)
+        if self._keep:
+            self._kept.append((values, labels))
+            self._rows.renew()
+
+    def release(self, sketch: bool) -> None:
+        """Keep no more activations; with ``sketch``, go over to it, those seen so far included."""
+        if sketch:
+            self.sketch = Sketch(self.units, self.work)
+            for values, _ in self._kept:
+                self.sketch.update(values, self.moments)
+        self._kept, self._keep = [], False
+
+    def replay(self) -> None:
+        """Second phase from the activations that were kept."""
+        for block in self._kept:
+            self._count(*block)
+        self._kept = []
+
+    def add_maps(self, maps: Tensor, labels: Tensor) -> None:
+        """Add mean maps [samples, height, width] to the sums by class."""
+        if self.maps is None:
+            self.maps = torch.zeros(self.classes, *maps.shape[1:], dtype=torch.float64, device=maps.device)
+        self.maps.index_add_(0, labels, maps.double())
+
+    def start_sketch(self) -> None:
+        """Begin the sketch late; the caller replays what the moments have already seen through ``sketch.update``."""
+        self.sketch = Sketch(self.units, self.work)
+
+    def open(self, edges: dict[str, Tensor] | None = None) -> None:
+        """Begin the second phase with the ranges seen in the first, or with ``edges`` from another recording."""
+        self._second = edges is None
+        edges = dict(edges) if edges is not None else self.own_edges()
+        bins, device = self.choices.bins, self.work.device
+        shapes = {"histogram": (refine(bins), self.units)}
+        if self.choices.by_class:
+            shapes["class_histogram"] = (self.classes, bins, self.units)
+        if self.choices.levels > 2:
+            shapes["joint"] = (self.classes, self.choices.levels, self.units)
+        for name, shape in shapes.items():
+            pair = edges[f"{name}_edges"].to(device)
+            if name == "joint":  # one range for every class
+                pair = pair[:, None].expand(2, self.classes, self.units)
+            self._histograms[name] = torch.zeros(shape, dtype=torch.int32, device=device)
+            self._scales[name] = bin_scale(pair[0], pair[1], shape[-2])
+            edges[f"{name}_edges"] = pair
+        self._edges = edges
+
+    def own_edges(self) -> dict[str, Tensor]:
+        """Ranges of the values seen so far: ``histogram_edges`` [2, units], by class [2, classes, units], float64."""
+        low, high = (side.double() for side in self.moments.nonzero_range())
+        edges = {"histogram_edges": torch.stack([low.amin(0), high.amax(0)])}
+        if self.choices.by_class:
+            edges["class_histogram_edges"] = torch.stack([low, high])
+        if self.choices.levels > 2:
+            everything = self.moments.lowest.amin(0), self.moments.highest.amax(0)
+            edges["joint_edges"] = torch.stack(everything).double()
+        return edges
+
+    def _count(self, values: Tensor, labels: Tensor) -> None:
+        for name, counts in self._histograms.items():
+            low, scale = self._edges[f"{name}_edges"][0], self._scales[name]
+            if name == "histogram":
+                add_histogram(counts, values, low, scale, self.work)
+                continue
+            for c in labels.unique().tolist():  # rows of one class share their edges, and their counts stay in the cache
+                rows = values.index_select(0, (labels == c).nonzero()[:, 0])
+                add_histogram(counts[c], rows, low[c], scale[c], self.work)
+
+    def fields(self) -> dict[str, Tensor]:
+        """Everything collected, by field name, with the zeros taken out of the bins they fell in."""
+        state = {"class_counts": self.class_counts, **self.moments.state()}
+        state |= {name: value for name, value in (("maps", self.maps), ("softmax_sum", self.softmax_sum)) if value is not None}
+        if self.sketch is not None:
+            counts = self.sketch.counts.clone()
+            zeros = state["zeros"].sum(0).to(counts.dtype)
+            counts.scatter_add_(0, self.sketch.zero_bin()[None], -zeros[None])
+            state |= {
+                "sketch": counts,
+                "sketch_exponent": self.sketch.exponent,
+                "sketch_signed": self.sketch.signed,
+            }
+        for name, counts in self._histograms.items():
+            edges = self._edges[f"{name}_edges"]
+            state[name], state[f"{name}_edges"] = counts, edges[:, 0] if name == "joint" else edges
+            if name != "joint":  # the joint counts of levels and classes are over all values, zeros included
+                zeros = state["zeros"] if name == "class_histogram" else state["zeros"].sum(0)
+                state[name] = _without_zeros(counts, zeros, edges[0], self._scales[name])
+        return state
+
+
+def _without_zeros(counts: Tensor, zeros: Tensor, low: Tensor, scale: Tensor) -> Tensor:
+    """Counts [..., bins, units] less the zeros [..., units], which were counted where the value 0 falls."""
+    low = torch.where(low.isfinite(), low, 0.0)
+    place = (-low * scale).clamp_(0, counts.shape[-2] - 1).long()
+    return counts.scatter_add(-2, place.unsqueeze(-2), -zeros.to(counts.dtype).unsqueeze(-2))
+
+
+def check_finite(values: Tensor, layer: str, where: str) -> None:
+    """Raise where a value is NaN or infinite.
+
+    Raises:
+        ActivationError: Names the layer, the batch and how many values.
+    """
+    if bool(torch.isfinite(values.sum())):
+        return
+    bad = ~torch.isfinite(values)
+    count = int(bad.sum())
+    if count:
+        nans = int(torch.isnan(values).sum())
+        raise ActivationError(
+            f"activations must be finite numbers, in layer {layer!r}",
+            f"found {nans:,} NaN and {count - nans:,} infinite among {values.numel():,} values of {where}, "
+            f"in {int(bad.any(0).sum()):,} of {values.shape[1]:,} units",
+            "Look at the inputs of that batch and at the weights before this layer.",
+        )

@@ -1,0 +1,143 @@
+"""What a batch holds: inputs, labels and, for padded text, which tokens count; and what a model's output predicts."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofire.accumulate import as_labels
+from cofire.errors import InputError
+
+__all__ = ["Batch", "as_batch", "class_names_of", "classes_of", "logits_of", "predictions", "samples_in", "valid_rows"]
+
+_LABELS = ("labels", "label", "targets", "target", "y")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, on the device.
+
+    Args:
+        inputs: A tensor, a tuple of positional or a mapping of keyword arguments of the model.
+        labels: int64 [samples].
+        mask: Which tokens count, [samples, tokens]; from a mapping's ``attention_mask``.
+    """
+
+    inputs: Any
+    labels: Tensor
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def as_batch(item: Any, device: torch.device | None, classes: int | None, place: str) -> Batch:
+    """A batch from (inputs, labels), (input, ..., labels) or a mapping that holds labels.
+
+    Raises:
+        InputError: Another form, or labels that do not fit.
+    """
+    if isinstance(item, Mapping):
+        key = next((name for name in _LABELS if name in item), None)
+        if key is None:
+            raise InputError(
+                f"a batch that is a mapping must hold its labels under one of {', '.join(_LABELS)}",
+                f"{place} has {', '.join(map(repr, item))}",
+                "Rename the column, or yield (inputs, labels).",
+            )
+        inputs: Any = {name: value for name, value in item.items() if name != key}
+        labels, mask = item[key], item.get("attention_mask")
+    elif isinstance(item, tuple | list) and len(item) >= 2:
+        inputs, labels = item[0] if len(item) == 2 else tuple(item[:-1]), item[-1]
+        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    else:
+        shape = f" of shape {tuple(item.shape)}" if isinstance(item, Tensor) else ""
+        raise InputError(
+            "a batch must be (inputs, labels) or a mapping with labels",
+            f"{place} is {type(item).__name__}{shape}",
+            "Statistics are by class, so every sample needs its true class.",
+        )
+    samples = samples_in(inputs)
+    labels = as_labels(labels, samples, classes, device)
+    return Batch(_move(inputs, device), labels, None if mask is None else torch.as_tensor(mask).to(device))
+
+
+def samples_in(inputs: Any) -> int | None:
+    """Number of samples in a model's inputs: the length of the first tensor found; None where there is none."""
+    if isinstance(inputs, Tensor) or hasattr(inputs, "__array__"):
+        return len(inputs)
+    if isinstance(inputs, Mapping):
+        inputs = list(inputs.values())
+    if isinstance(inputs, tuple | list):
+        return next((n for n in map(samples_in, inputs) if n is not None), None)
+    return None
+
+
+def _move(value: Any, device: torch.device | None) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if hasattr(value, "__array__"):
+        return torch.as_tensor(value).to(device)
+    if isinstance(value, Mapping):
+        return {key: _move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_move(item, device) for item in value)
+    return value
+
+
+def logits_of(output: Any) -> Tensor | None:
+    """Class scores [samples, classes] in a model's output: a tensor, the first of a tuple, a mapping's or an object's ``logits``."""
+    if isinstance(output, Tensor):
+        return output if output.ndim == 2 else output[:, None] if output.ndim == 1 else None
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits_of(logits)
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, tuple | list):
+        return next((found for item in output if (found := logits_of(item)) is not None), None)
+    return None
+
+
+def classes_of(batches: Iterable, logits: Tensor | None, labels: Tensor) -> int:
+    """Number of classes: what the data says, else the width of the model's output, else one more than the largest label."""
+    names = class_names_of(batches)
+    if names:
+        return len(names)
+    largest = int(labels.max()) + 1 if len(labels) else 1
+    if logits is not None:
+        return max(logits.shape[1], 2)
+    return largest
+
+
+def class_names_of(batches: Iterable) -> list[str] | None:
+    """Class names that a loader or its data set carries as ``classes``."""
+    for holder in (batches, getattr(batches, "dataset", None)):
+        names = getattr(holder, "classes", None)
+        if isinstance(names, tuple | list) and names:
+            return [str(name) for name in names]
+    return None
+
+
+def predictions(logits: Tensor | None, classes: int, probabilities: bool = False) -> Tensor | None:
+    """Predicted classes [samples]; None where the output's width is not the number of classes.
+
+    A single output stands for two classes: above 0, or above a half where the model ends with a sigmoid.
+    """
+    if logits is None:
+        return None
+    if logits.shape[1] == 1 and classes == 2:
+        return (logits[:, 0] > (0.5 if probabilities else 0.0)).long()
+    return logits.argmax(1) if logits.shape[1] == classes else None
+
+
+def valid_rows(batches: Iterable) -> int | None:
+    """Samples of this process that are its own, where a DistributedSampler pads the last round with repeated ones."""
+    sampler = getattr(batches, "sampler", None)
+    size = getattr(sampler, "total_size", None)
+    if size is None or getattr(sampler, "drop_last", True):
+        return None
+    total = len(sampler.dataset)  # type: ignore[union-attr]
+    return -(-(total - sampler.rank) // sampler.num_replicas)  # type: ignore[union-attr]

@@ -1,0 +1,68 @@
+"""Every error that cofire raises: what was wanted, what was found, what to do."""
+
+__all__ = [
+    "ActivationError",
+    "CofireError",
+    "CofireWarning",
+    "DataError",
+    "FileError",
+    "InputError",
+    "LayerError",
+    "MergeError",
+    "ModelError",
+    "WeightsError",
+]
+
+
+class CofireError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        wanted: What was expected, or which rule was broken.
+        found: What was there instead, with its values.
+        remedy: What the reader can do about it.
+    """
+
+    def __init__(self, wanted: str, found: str = "", remedy: str = ""):
+        self.wanted, self.found, self.remedy = wanted, found, remedy
+        sentence = f"{wanted}; {found}" if found else wanted
+        super().__init__(f"{sentence}. {remedy}" if remedy else f"{sentence}.")
+
+    def __reduce__(self):
+        return type(self), (self.wanted, self.found, self.remedy)
+
+
+class InputError(CofireError, ValueError):
+    """An argument, a batch or its labels are not what they should be."""
+
+
+class LayerError(CofireError, LookupError):
+    """A layer that does not exist, or that was never called."""
+
+
+class ModelError(CofireError, TypeError):
+    """A model that cannot be watched, built or loaded."""
+
+
+class ActivationError(CofireError, ArithmeticError):
+    """Activations that are not finite numbers."""
+
+
+class MergeError(CofireError, ValueError):
+    """Statistics that do not belong together."""
+
+
+class FileError(CofireError, OSError):
+    """A file that cannot be read or written."""
+
+
+class WeightsError(CofireError, ValueError):
+    """Weights that do not fit the model, or that come in a format that is never read (pickle)."""
+
+
+class DataError(CofireError, LookupError):
+    """A data set that is unknown or not where it was looked for."""
+
+
+class CofireWarning(UserWarning):
+    """Something that changes the meaning of a result without stopping it."""

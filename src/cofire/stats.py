@@ -1,0 +1,268 @@
+"""The statistics of a recording: plain, frozen, mergeable, saveable. Every measure is a function of them."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofire import storage
+from cofire.accumulate import Choices, LayerAccumulator, as_labels, as_values, check_finite
+from cofire.errors import FileError, InputError, LayerError, MergeError
+from cofire.kernels import Workspace
+from cofire.layer import FIELDS, LayerStats
+
+__all__ = ["FiringStats", "load"]
+
+@dataclass(frozen=True, eq=False)
+class FiringStats(Mapping):
+    """Class-conditional firing statistics of a model's hidden layers, in the order of the forward pass.
+
+    A mapping from layer names to :class:`LayerStats`. ``a + b`` joins recordings of disjoint data; :meth:`all_reduce` joins
+    those of all processes; :meth:`save` and :func:`cofire.load` keep them, without the model.
+
+    Args:
+        layers: Layer statistics by name.
+        class_counts: Samples of each class, int64 [classes].
+        confusion: Samples by true and predicted class, int64 [classes, classes]; None without a model's predictions.
+        header: Where the numbers come from: versions, model, data, class names, choices; plain values.
+    """
+
+    layers: dict[str, LayerStats]
+    class_counts: Tensor
+    confusion: Tensor | None = None
+    header: dict[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, name: str) -> LayerStats:
+        try:
+            return self.layers[name]
+        except KeyError:
+            close = get_close_matches(str(name), self.layers, n=1, cutoff=0.3) or list(self.layers)[:1]
+            raise LayerError(
+                f"no layer named {name!r} in these statistics", f"closest: {close[0]!r}" if close else "they are empty",
+                "list(stats) names them all.",
+            ) from None  # fmt: skip
+
+    @property
+    def samples(self) -> int:
+        """Number of samples recorded."""
+        return int(self.class_counts.sum())
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_counts)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; their numbers where none were given."""
+        return list(self.header.get("class_names") or map(str, range(self.classes)))
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of samples that the model classified correctly; None without a model's predictions."""
+        if self.confusion is None or not self.samples:
+            return None
+        return float(self.confusion.diagonal().sum() / self.confusion.sum())
+
+    @property
+    def class_accuracy(self) -> Tensor | None:
+        """The same for each class, float64 [classes]; NaN for a class without samples."""
+        if self.confusion is None:
+            return None
+        return self.confusion.diagonal().double() / self.confusion.sum(1)
+
+    def __repr__(self) -> str:
+        accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
+        units = sum(layer.units for layer in self.layers.values())
+        how = self.header.get("histograms", "none")
+        return (
+            f"FiringStats({len(self)} layers, {units:,} units, {self.samples:,} samples of {self.classes} classes{accuracy}, "
+            f"histograms: {how})"
+        )
+
+    def equal(self, other: "FiringStats") -> bool:
+        """Whether both hold the same statistics, bit for bit (where and when they were recorded does not count)."""
+        def same(mine, theirs):
+            return (mine is None) == (theirs is None) and (mine is None or torch.equal(mine, theirs))
+
+        return (
+            list(self) == list(other)
+            and same(self.class_counts, other.class_counts)
+            and same(self.confusion, other.confusion)
+            and all(layer.equal(other[name]) for name, layer in self.items())
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self.equal(other) if isinstance(other, FiringStats) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __add__(self, other: "FiringStats") -> "FiringStats":
+        if not isinstance(other, FiringStats):
+            return NotImplemented
+        models = self.header.get("model", {}).get("digest"), other.header.get("model", {}).get("digest")
+        if None not in models and models[0] != models[1]:
+            raise MergeError(
+                "statistics can be added only where they are of one model",
+                f"found weights with digests {models[0]} and {models[1]}",
+                "Record both with the same weights.",
+            )
+        if set(self) != set(other):
+            odd = sorted(set(self) ^ set(other))
+            raise MergeError(
+                "statistics can be added only where they have the same layers",
+                f"only one of them has {', '.join(map(repr, odd[:3]))}{' and more' if len(odd) > 3 else ''}",
+                "Record both with the same layers=.",
+            )
+        if self.classes != other.classes:
+            raise MergeError(
+                "statistics can be added only where they have the same classes",
+                f"found {self.classes} and {other.classes}", "Record both with the same classes=.",
+            )  # fmt: skip
+        layers = {name: layer + other[name] for name, layer in self.items()}
+        both = self.confusion is not None and other.confusion is not None
+        return FiringStats(
+            layers,
+            self.class_counts + other.class_counts.to(self.class_counts.device),
+            self.confusion + other.confusion.to(self.confusion.device) if both else None,  # type: ignore[union-attr]
+            _join(self.header, other.header, layers),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one safetensors file, completely or not at all.
+
+        Raises:
+            FileError: The folder does not exist or is not writable, or the disk is full.
+        """
+        tensors = {"class_counts": self.class_counts}
+        if self.confusion is not None:
+            tensors["confusion"] = self.confusion
+        for index, layer in enumerate(self.layers.values()):
+            tensors |= {f"{index}.{name}": value for name, value in layer.tensors.items()}
+        storage.write(path, tensors, {**self.header, "layers": [layer.header() for layer in self.layers.values()]})
+
+    def to(self, device) -> "FiringStats":
+        """The same statistics on another device."""
+        confusion = None if self.confusion is None else self.confusion.to(device)
+        return replace(
+            self, layers={name: layer.to(device) for name, layer in self.items()},
+            class_counts=self.class_counts.to(device), confusion=confusion,
+        )  # fmt: skip
+
+    def all_reduce(self) -> "FiringStats":
+        """The sum of the statistics of all processes of ``torch.distributed``, the same on each of them.
+
+        Counts are summed exactly. Histograms are too where the edges agree, as they do within one :func:`cofire.record`.
+        """
+        import torch.distributed as dist
+
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return self
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, self.to("cpu"))
+        return functools.reduce(lambda a, b: a + b, parts)
+
+    @classmethod
+    def from_activations(
+        cls, activations, labels, classes: int | None = None, threshold: float = 0.0, bins: int = 30, top: int = 50, *,
+        levels: int = 2, by_class: bool = True, softmax: bool = False, histograms: str = "exact", reference: "FiringStats | None" = None,
+        class_names=None,
+    ) -> "FiringStats":  # fmt: skip
+        """Statistics of activations that are already at hand, without a model.
+
+        Args:
+            activations: ``{layer name: tensor or array [samples, units]}``.
+            labels: True classes, integers [samples].
+            classes: Number of classes; by default one more than the largest label.
+            threshold: A unit fires above it.
+            bins: Bins of the activation histogram.
+            top: Representative units per class.
+            levels: Levels to which units are quantised for the information measures.
+            by_class: Keep histograms by class.
+            softmax: Also sum every sample's softmax over units.
+            histograms: "exact" or "sketch".
+            reference: Statistics whose histogram edges to use, so that the results add exactly.
+            class_names: Names of the classes.
+
+        Raises:
+            InputError: Not [samples, units], labels that do not fit, or no sample.
+            ActivationError: NaN or infinite values.
+
+        >>> import torch
+        >>> acts = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 5.0]])
+        >>> stats = FiringStats.from_activations({"fc1": acts}, torch.tensor([0, 0, 1, 1]))
+        >>> stats["fc1"].fire.tolist()
+        [[2, 0], [0, 2]]
+        """
+        if not isinstance(activations, Mapping) or not activations:
+            raise InputError("activations must be a mapping {layer name: [samples, units]}", f"found {type(activations).__name__}")
+        if histograms not in ("exact", "sketch"):
+            raise InputError('histograms must be "exact" or "sketch"', f"found {histograms!r}")
+        choices = Choices(bins=bins, levels=levels, by_class=by_class and histograms == "exact", top=top, softmax=softmax)
+        layers: dict[str, LayerStats] = {}
+        for name, values in activations.items():
+            values = as_values(values, f"activations of {name!r}")
+            names = as_labels(labels, len(values), classes, values.device)
+            if not len(values):
+                raise InputError("there must be at least one sample", f"layer {name!r} has none")
+            count = classes if classes is not None else int(names.max()) + 1
+            check_finite(values, name, "the array")
+            layer = LayerAccumulator(
+                count, values.shape[1], threshold, choices, values.dtype, Workspace(values.device), histograms == "sketch"
+            )
+            if reference is not None:
+                layer.open(reference[name].edges_for(layer))
+            layer.update(values, names)
+            layer.settle()
+            if histograms == "exact" and reference is None:
+                layer.open()
+                layer.count(values, names)
+                layer.settle()
+            layers[name] = LayerStats(name, "given", "dense", tuple(values.shape[1:]), threshold, choices, **layer.fields())
+        first = next(iter(layers.values()))
+        header = {"histograms": histograms, "class_names": list(class_names) if class_names is not None else None}
+        return cls(layers, first.class_counts.clone(), None, header)
+
+
+def _join(mine: dict, theirs: dict, layers: dict[str, LayerStats]) -> dict:
+    """The header of a sum: what both say alike, and how the histograms came together."""
+    header = {key: value for key, value in mine.items() if theirs.get(key) == value}
+    header["parts"] = mine.get("parts", 1) + theirs.get("parts", 1)
+    exact = all(layer.histogram is not None for layer in layers.values())
+    header["histograms"] = mine.get("histograms") if exact and "histograms" in header else "exact" if exact else "sketch"
+    data = [part["data"] for part in (mine, theirs) if part.get("data")]
+    if data and "data" not in header:
+        header["data"] = {"name": " + ".join(dict.fromkeys(str(part.get("name")) for part in data))}
+    return header
+
+
+def load(path: str | Path) -> FiringStats:
+    """Statistics that :meth:`FiringStats.save` wrote; neither the model nor the data is needed.
+
+    Raises:
+        FileError: No such file, truncated, of another format or written by a newer version.
+    """
+    tensors, header = storage.read(path)
+    try:
+        headers = header.pop("layers")
+        header.pop("format_version")
+        layers = {}
+        for index, entry in enumerate(headers):
+            mine = {name: tensors[f"{index}.{name}"] for name in FIELDS if f"{index}.{name}" in tensors}
+            layers[entry["name"]] = LayerStats.from_header(entry, mine)
+        return FiringStats(layers, tensors["class_counts"], tensors.get("confusion"), header)
+    except (KeyError, TypeError) as error:
+        raise FileError(
+            "wanted a complete statistics file", f"{str(path)!r} lacks {error}", "Record it again."
+        ) from error

@@ -1,0 +1,66 @@
+"""The statistics file: named tensors and one JSON header in a safetensors container; nothing is ever unpickled."""
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from cofire.errors import FileError
+from cofire.files import atomic
+
+__all__ = ["FORMAT_VERSION", "read", "write"]
+
+FORMAT_VERSION = 1
+"""Raised when a file can no longer be read by older code. Fields may be added without it."""
+
+_KEY = "cofire"
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], header: dict) -> None:
+    """Write tensors and a header of plain values; an existing file is replaced only once the new one is complete.
+
+    Raises:
+        FileError: The folder does not exist or is not writable, or the disk is full.
+    """
+    text = json.dumps({"format_version": FORMAT_VERSION, **header}, sort_keys=True, ensure_ascii=False)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic(Path(path)) as temporary:
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata={_KEY: text})
+        except safetensors.SafetensorError as error:  # its own error for a full disk
+            raise FileError(f"could not write {path}", str(error), "Free some space there.") from error
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the header of a file that :func:`write` made.
+
+    Raises:
+        FileError: No such file, truncated, not a statistics file, or written by a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileError("wanted a statistics file", f"found no file {str(path)!r}", "Make one with cofire.record(...).save(path).")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            if not isinstance(header, dict) or not isinstance(header.get("format_version"), int):
+                raise FileError(
+                    "wanted a statistics file of cofire",
+                    f"found another safetensors file, {str(path)!r}",
+                    "Files made by FiringStats.save carry a 'cofire' header; this may be a file of weights.",
+                )
+            if header["format_version"] > FORMAT_VERSION:
+                raise FileError(
+                    f"{str(path)!r} has format version {header['format_version']}",
+                    f"this cofire reads up to {FORMAT_VERSION}",
+                    "Update cofire: pip install --upgrade cofire.",
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileError(
+            "wanted a statistics file of cofire",
+            f"{str(path)!r} is truncated or of another format ({error})",
+            "Record it again, or copy it again from where it was made.",
+        ) from error
