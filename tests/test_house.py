@@ -24,7 +24,7 @@ ROOMS = (
         "processes",
         "batches",
         "weights",
-        "record",
+        "recording",
         "images",
         "archives",
         "data",
@@ -35,7 +35,7 @@ ROOMS = (
     ),
     ("firing", "information", "coactivation", "communities", "modularity"),
     ("measures",),
-    ("ablation", "pruning", "depth", "trajectory", "boosting", "selective", "baselines", "regularisation"),
+    ("ablation", "pruning", "depth", "trajectory", "boosting", "selective", "baselines", "regularisation", "findings"),
     ("plots", "export", "report", "callbacks", "recipes", "cli"),
 )
 ORDER = tuple(room for level in ROOMS for room in level)
@@ -129,7 +129,7 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("stats", "from cofire.record import record"),
+        ("stats", "from cofire.recording import record"),
         ("stats", "from cofire import measures"),
         ("stats", "from .record import record"),
         ("stats", "from . import cli"),

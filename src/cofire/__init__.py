@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from cofire.layer import LayerStats
     from cofire.measures import MEASURES, summary, table
-    from cofire.record import layers, record
+    from cofire.recording import layers, record
     from cofire.stats import FiringStats, load
     from cofire.training import fit
 
@@ -34,7 +34,7 @@ _ROOMS = {
     ),
     "layer": ("LayerStats",),
     "measures": ("MEASURES", "summary", "table"),
-    "record": ("layers", "record"),
+    "recording": ("layers", "record"),
     "stats": ("FiringStats", "load"),
     "training": ("fit",),
 }  # fmt: skip

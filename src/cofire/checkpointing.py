@@ -68,9 +68,10 @@ class History:
             >>> History.from_json(History([0], [0.5], [0.5], [0.1], [0.5]).to_json()).epochs
             [0]
         """
-        return cls(
-            **{name: [math.nan if v is None else v for v in values] for name, values in json.loads(text).items()}
-        )
+        lists: dict[str, Any] = json.loads(text)
+        for name, values in lists.items():
+            lists[name] = [math.nan if value is None else value for value in values]
+        return cls(**lists)
 
     def add(self, epoch: int, loss: float, accuracy: float, test: float, seconds: float) -> None:
         """Append one epoch."""

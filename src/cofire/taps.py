@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cofire import nonlinearities
-from cofire.errors import LayerError, ModelError
+from cofire.errors import CofireError, LayerError, ModelError
 from cofire.listing import LayerInfo, LayerList
 from cofire.pooling import Arrangement, arrange
 from cofire.wrappers import clean_name, unwrap
@@ -72,7 +72,8 @@ class Taps(TorchFunctionMode):
         modes = {module: module.training for module in self.model.modules()}
         self._exit.callback(_restore, modes)
         try:
-            self.model.eval()
+            with suppress(NotImplementedError):  # an exported program has no modes: it is as it was exported
+                self.model.eval()
             for module, path in self._paths.items():
                 self._hook(module, path)
             if "torch._dynamo" in sys.modules:  # something may be compiled: run what is underneath
@@ -221,6 +222,11 @@ class Taps(TorchFunctionMode):
                 super().__enter__()
                 try:
                     output = _call(self.model, inputs)
+                except CofireError:
+                    raise
+                except Exception as error:
+                    error.add_note(f"cofire: this is {type(self.model).__name__}'s own error, on {_describe(inputs)}")
+                    raise
                 finally:
                     super().__exit__(None, None, None)
                 self._judge(output)
@@ -310,6 +316,11 @@ def _call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def _describe(inputs: Any) -> str:
+    shapes = [f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}" for x in tensors_in(inputs)]
+    return f"inputs {', '.join(shapes)}" if shapes else "inputs without a tensor"
 
 
 def _same(activation: Tensor, output: Tensor) -> bool:

@@ -282,7 +282,7 @@ def _seed(place: torch.device, seed: int, epoch: int) -> None:
 @contextmanager
 def _bar(progress: bool | None, epochs: int, done: int) -> Iterator[Callable[[History], object]]:
     if not (sys.stderr.isatty() if progress is None else progress):
-        yield lambda history: None
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress

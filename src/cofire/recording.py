@@ -347,5 +347,5 @@ def _bytes(memory: str | int) -> int:
 def _data(batches: Iterable) -> dict[str, Any]:
     dataset = getattr(batches, "dataset", None)
     name = getattr(dataset, "name", None) or type(dataset if dataset is not None else batches).__name__
-    found = {"name": str(name), "split": getattr(dataset, "split", None), "digest": getattr(dataset, "digest", None)}
-    return {key: str(value) for key, value in found.items() if value is not None}
+    found = {"name": str(name), "split": getattr(dataset, "part", None), "digest": getattr(dataset, "digest", None)}
+    return {key: value for key, value in found.items() if isinstance(value, str)}

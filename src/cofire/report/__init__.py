@@ -1,0 +1,64 @@
+"""A report as one HTML file that needs no network, and beside it a JSON file with every number that it shows."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cofire.errors import InputError
+from cofire.files import atomic
+from cofire.report.page import page
+from cofire.report.payload import Payload, payload, twin
+from cofire.stats import FiringStats
+
+__all__ = ["Payload", "payload", "twin", "write"]
+
+
+def write(
+    stats: FiringStats,
+    path: str | os.PathLike[str],
+    *,
+    test: FiringStats | None = None,
+    title: str | None = None,
+    command: str | None = None,
+    seed: int | None = None,
+    notes: str | None = None,
+) -> Path:
+    """Write a report on statistics: an HTML file that a browser opens without a network, and a JSON file of its numbers.
+
+    Both are written whole or not at all.
+
+    Args:
+        stats: Statistics, as a rule of the training set.
+        path: The HTML file to write; the JSON file has the same name and ends in `.json`.
+        test: Statistics of the same model on other data: for its accuracy, and for how far measures carry over.
+        title: Title of the page; by default it names the model.
+        command: The command that made the statistics, for the section on reproduction.
+        seed: The seed, likewise.
+        notes: A paragraph to show below the title.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        InputError: A path that ends in `.json`, or test statistics of another model, other layers or classes.
+        FileError: The place cannot be written.
+
+    >>> import cofire, tempfile, torch
+    >>> acts = {"fc1": torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 3.0]])}
+    >>> stats = cofire.FiringStats.from_activations(acts, torch.tensor([0, 0, 1]))
+    >>> made = write(stats, Path(tempfile.mkdtemp()) / "report.html")
+    >>> json.loads(made.with_suffix(".json").read_text(encoding="utf-8"))["columns"]["firing/0"]["values"]
+    [[0.5, 1.0], [0.0, 1.0]]
+    """
+    path = Path(path)
+    numbers = path.with_suffix(".json")
+    if numbers == path:
+        raise InputError("path names the HTML file", f"found {str(path)!r}, which is where the numbers go", "Let it end in .html.")
+    shown = payload(stats, test, title=title, command=command, seed=seed, notes=notes, created=datetime.now(UTC))
+    html = page(shown, numbers.name)
+    with atomic(numbers) as temporary:
+        temporary.write_text(json.dumps(twin(shown), ensure_ascii=False, separators=(",", ":"), allow_nan=False), encoding="utf-8")
+    with atomic(path) as temporary:
+        temporary.write_text(html, encoding="utf-8", newline="\n")
+    return path

@@ -1,0 +1,75 @@
+"""What every number in a report means, and in which unit: the measures' own words, and those of the other columns."""
+
+from typing import Any
+
+from cofire.measures import MEASURES
+
+__all__ = ["COLUMNS", "glossary"]
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "firing_rate": ("share", "Share of all samples in which the unit fires."),
+    "mean": ("activation", "Mean activation over all samples."),
+    "std": ("activation", "Standard deviation of the activation over samples."),
+    "low": ("activation", "Smallest non-zero activation seen; 0 if there is none."),
+    "high": ("activation", "Largest non-zero activation seen; 0 if there is none."),
+    "zeros": ("samples", "Samples in which the activation is exactly zero; they are in no bin of the histogram."),
+    "preferred_class": ("class number", "The class with the largest mean activation."),
+    "dead": ("yes or no", "The unit fires for no sample."),
+    "always_on": ("yes or no", "The unit fires for every sample."),
+    "unit": ("number", "Number of the unit in its layer, from 0."),
+    "quartiles": ("as the measure", "Smallest value, quartiles, largest value and mean over a layer's live units."),
+    "outline": ("share of the peak", "Density of the measure over live units, at equal steps from its smallest to its largest value."),
+    "profile_units": ("number", "The units for which values by class are given."),
+    "firing": ("share", "Share of a class's samples in which the unit fires."),
+    "means": ("activation", "Mean activation over a class's samples."),
+    "shares": ("share", "The unit's share of the softmax over the layer's mean activations for a class."),
+    "order_class": ("place", "Units by preferred class, the most class-selective first; dead ones last."),
+    "order_likeness": ("place", "Units so that those that fire for like classes are neighbours."),
+    "histogram_units": ("number", "The units for which a histogram is given."),
+    "histogram": ("samples", "Non-zero activations in equal bins between the unit's smallest and largest one."),
+    "by_class_units": ("number", "The units for which histograms by class are given."),
+    "by_class": ("samples", "A class's non-zero activations in equal bins between its smallest and largest one."),
+    "by_class_zeros": ("samples", "Samples of the class in which the activation is exactly zero."),
+    "by_class_low": ("activation", "Smallest non-zero activation for the class."),
+    "by_class_high": ("activation", "Largest non-zero activation for the class."),
+    "maps": ("activation", "Mean over the layer's channels and a class's samples, at each position of the picture."),
+    "maps_mean": ("activation", "The same, averaged over classes."),
+    "entropy": ("share", "Softmax entropy of the layer for each class; scale_free: after dividing activations by their mean."),
+    "test": ("as the measure", "The per-unit values on the test data."),
+}
+"""Unit and words of every column that is not itself a measure, by the part of its name before the slash or after it."""
+
+_LAYER = {
+    "layer": ("", "Name of the layer, in the order of the forward pass."),
+    "kind": ("", "The non-linearity whose output is recorded."),
+    "layout": ("", "Where units lie: dense, channels of a convolution (conv), features of tokens, recurrent, or positions."),
+    "units": ("units", "Units in the layer."),
+    "live": ("units", "Units that fire for some sample."),
+    "dead": ("units", "Units that fire for no sample."),
+    "always_on": ("units", "Units that fire for every sample."),
+    "samples": ("samples", "Samples in which the layer was called."),
+    "bins": ("bins", "Bins of the activation histogram, on which the activation entropy depends."),
+    "firing_rate": ("share", "Share of units that fire, over units and samples."),
+    "activation_entropy_total": ("bits", "Sum over all units, the E of papers 000 and 001; it falls by itself when units die."),
+}
+
+
+def glossary() -> dict[str, Any]:
+    """Words for measures, for columns of units and for columns of the table of layers."""
+    measures = [
+        {
+            "name": row.name, "label": _label(row.name), "symbol": row.symbol, "unit": row.unit, "axes": row.axes,
+            "words": row.words, "better": row.better, "source": row.source,
+        }
+        for row in MEASURES
+    ]  # fmt: skip
+    return {
+        "measures": measures,
+        "columns": {name: {"unit": unit, "words": words, "label": _label(name)} for name, (unit, words) in COLUMNS.items()},
+        "layers": {name: {"unit": unit, "words": words, "label": _label(name)} for name, (unit, words) in _LAYER.items()},
+    }
+
+
+def _label(name: str) -> str:
+    words = name.replace("_", " ").replace("kl selectivity", "KL selectivity").replace("scale free", "scale-free")
+    return words[0].upper() + words[1:]

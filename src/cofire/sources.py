@@ -1,0 +1,82 @@
+"""From names on the command line to a model and its data, each process of a torchrun with its own share."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cofire.images import Images
+
+__all__ = ["DataSource", "ModelSource", "processes", "share"]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set as the command line names it; the fields are the options of the same names."""
+
+    data: str = "digits"
+    split: str = "train"
+    root: Path | None = None
+    size: int | None = None
+    channels: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    shuffle_labels: bool = False
+    cache: Path | None = None
+    download: bool = False
+
+    def load(self, split: str | None = None) -> "Images":
+        """The pictures of a split, by default of this one."""
+        from cofire.data import load
+
+        return load(
+            self.data, split or self.split, root=self.root, size=self.size, channels=self.channels, limit=self.limit,
+            seed=self.seed, shuffle_labels=self.shuffle_labels, cache=self.cache, download=self.download,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as the command line names it."""
+
+    name: str
+    weights: Path | None = None
+    classes: int | None = None
+    seed: int = 0
+
+    def build(self, images: "Images | None" = None) -> "nn.Module":
+        """The model, with as many outputs as the data has classes where that is open."""
+        from cofire.zoo import model
+
+        fixed = ":" not in self.name or not self.name.startswith(("zoo:", "torchvision:", "timm:"))
+        classes = self.classes if self.classes is not None else None if fixed or images is None else len(images.classes)
+        return model(self.name, weights=self.weights, classes=classes, seed=self.seed)
+
+
+@contextmanager
+def processes() -> Iterator[tuple[int, int]]:
+    """Rank and number of processes; joins those that torchrun started."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1
+        return
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def share(images: "Images", rank: int, world: int) -> Any:
+    """Every world-th picture from the rank-th on: shares that do not overlap and leave nothing out."""
+    return images if world == 1 else images.subset(range(rank, len(images), world))
