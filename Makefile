@@ -10,7 +10,7 @@ PINNED  := pyproject.toml constraints.txt
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 CORES   := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 THREADS := $(shell n=$$(( $(CORES) / $(WORKERS) )); echo $$(( n > 0 ? n : 1 )))
-LIMITS   = OMP_NUM_THREADS=$(1) MKL_NUM_THREADS=$(1) OPENBLAS_NUM_THREADS=$(1) NUMBA_NUM_THREADS=$(1)
+LIMITS   = OMP_NUM_THREADS=$(1) MKL_NUM_THREADS=$(1) OPENBLAS_NUM_THREADS=$(1)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -72,7 +72,7 @@ clean: ## Remove what was built; .venv stays
 
 .venv/.test: .venv/.core $(PINNED)
 	@echo "Installing what the tests need"
-	@$(INSTALL) -e '.[vision,hf,fast]' --group test
+	@$(INSTALL) -e '.[vision,hf]' --group test
 	@touch $@
 
 .venv/.lint: .venv/.ready $(PINNED)
@@ -87,5 +87,5 @@ clean: ## Remove what was built; .venv stays
 
 .venv/.bench: .venv/.test $(PINNED)
 	@echo "Installing the peers to compare with"
-	@$(INSTALL) -e '.[vision,hf,fast]' --group bench
+	@$(INSTALL) -e '.[vision,hf]' --group bench
 	@touch $@

@@ -133,16 +133,19 @@ def statistics(values: np.ndarray, labels: np.ndarray, classes: int, by_class: b
         found["low"][c] = np.where(rows == 0, np.inf, rows).min(0, initial=np.inf)
         found["high"][c] = np.where(rows == 0, -np.inf, rows).max(0, initial=-np.inf)
     for u in range(units):
-        column = values[:, u]
-        found["histogram"][:, u] = np.histogram(column[column != 0], BINS)[0]
+        found["histogram"][:, u] = _histogram(values[:, u])
     if by_class:
         found["class_histogram"] = np.zeros((classes, BINS, units), np.int64)
         for c in range(classes):
             rows = values[labels == c]
             for u in range(units):
-                column = rows[:, u]
-                found["class_histogram"][c, :, u] = np.histogram(column[column != 0], BINS)[0]
+                found["class_histogram"][c, :, u] = _histogram(rows[:, u])
     return found
+
+
+def _histogram(column: np.ndarray) -> np.ndarray:
+    # In float64, since NumPy would round the edges to float32 and so put values that lie on them into other bins.
+    return np.histogram(column[column != 0].astype(np.float64), BINS)[0]
 
 
 def numpy_job(workload: Workload, read: Callable[[], list[Tensor]], by_class: bool = False) -> Job:

@@ -12,7 +12,6 @@ import numpy as np
 from scipy import special, stats
 
 __all__ = [
-    "REALISTIC",
     "activation_entropy",
     "activation_entropy_by_class",
     "as_array",
@@ -35,7 +34,7 @@ __all__ = [
 
 def as_array(acts) -> np.ndarray:
     """Activations as float64; a bfloat16 tensor has no array of its own."""
-    return np.array(acts.double() if hasattr(acts, "double") else acts, dtype=np.float64)
+    return np.array(acts.double().numpy() if hasattr(acts, "double") else acts, dtype=np.float64)
 
 
 def columns(acts) -> list[np.ndarray]:
@@ -132,9 +131,7 @@ def activation_entropy_by_class(acts, labels, classes: int, bins: int = 30) -> n
     """Paper 001, section 7.3: the same approach with the data of one class only."""
     acts, labels = as_array(acts), np.asarray(labels)
     empty = np.full(acts.shape[1], np.nan)
-    return np.array(
-        [activation_entropy(acts[labels == c], bins) if (labels == c).any() else empty for c in range(classes)]
-    )
+    return np.array([activation_entropy(acts[labels == c], bins) if (labels == c).any() else empty for c in range(classes)])
 
 
 # ---------------------------------------------------------------- information
@@ -153,24 +150,29 @@ def firing_entropy(acts, threshold: float = 0.0, levels: int = 2) -> np.ndarray:
     return np.array([bits(Counter(quantised(column, threshold, levels)).values()) for column in columns(acts)])
 
 
-def mutual_information(acts, labels, threshold: float = 0.0, levels: int = 2) -> np.ndarray:
+def mutual_information(acts, labels, classes: int, threshold: float = 0.0, levels: int = 2) -> np.ndarray:
     """Paper 004, equation 4, from the joint distribution: sum of p(q, y) log2 p(q, y) / (p(q) p(y))."""
     found, n = [], len(labels)
     for column in columns(acts):
         q = quantised(column, threshold, levels)
         joint, one, other = Counter(zip(q, labels, strict=True)), Counter(q), Counter(labels)
-        found.append(math.fsum(k / n * math.log2(k * n / (one[a] * other[b])) for (a, b), k in joint.items()))
+        pairs = ((a, c) for a in one for c in range(classes) if (a, c) in joint)
+        found.append(
+            math.fsum(joint[pair] / n * math.log2(joint[pair] * n / (one[pair[0]] * other[pair[1]])) for pair in pairs)
+        )
     return np.array(found)
 
 
-def kl_selectivity(acts, labels, threshold: float = 0.0, levels: int = 2) -> np.ndarray:
+def kl_selectivity(acts, labels, classes: int, threshold: float = 0.0, levels: int = 2) -> np.ndarray:
     """Paper 004, equation 5: the largest KL(P(Q given y) to P(Q)) over the classes that have samples."""
     found = []
     for column in columns(acts):
         q = quantised(column, threshold, levels)
         overall = [q.count(level) for level in range(levels)]
         best = 0.0
-        for c in set(labels):
+        for c in range(classes):
+            if c not in labels:
+                continue
             given = [sum(a == level and b == c for a, b in zip(q, labels, strict=True)) for level in range(levels)]
             pairs = [(g, o) for g, o in zip(given, overall, strict=True) if o]
             best = max(best, float(stats.entropy(*zip(*pairs, strict=True), base=2)))
@@ -178,10 +180,11 @@ def kl_selectivity(acts, labels, threshold: float = 0.0, levels: int = 2) -> np.
     return np.array(found)
 
 
-def mutual_information_excess(acts, labels, threshold: float = 0.0, levels: int = 2) -> np.ndarray:
+def mutual_information_excess(acts, labels, classes: int, threshold: float = 0.0, levels: int = 2) -> np.ndarray:
     """I less (C - 1)(L - 1) / (2 n ln 2), the bias of Miller and Madow."""
-    bias = (len(set(labels)) - 1) * (levels - 1) / (2 * len(labels) * math.log(2))
-    return mutual_information(acts, labels, threshold, levels) - bias
+    seen = sum(c in labels for c in range(classes))
+    bias = (seen - 1) * (levels - 1) / (2 * len(labels) * math.log(2))
+    return mutual_information(acts, labels, classes, threshold, levels) - bias
 
 
 def expected_information(fires: int, class_counts) -> float:
@@ -231,26 +234,3 @@ def softmax_entropy(acts, labels, classes: int, order: str = "mean_first", scale
             shares = np.mean([special.softmax(row) for row in rows], axis=0)
         found.append(float(stats.entropy(shares, base=2)) / math.log2(acts.shape[1]) if acts.shape[1] > 1 else 0.0)
     return np.array(found)
-
-
-# ---------------------------------------------------------------- activations as they are met in practice
-
-
-def _relu(g: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    return np.maximum(g - 0.36, 0) * spread  # 64 % zeros
-
-
-def _gelu(g: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    g = g * spread
-    return g * stats.norm.cdf(g)
-
-
-REALISTIC = {
-    "relu": _relu,
-    "gelu": _gelu,
-    "sigmoid": lambda g, spread: special.expit(g * spread),
-    "tanh": lambda g, spread: np.tanh(g * spread),
-    "heavy tails": lambda g, spread: spread * g * np.abs(g) ** 2,
-    "all negative": lambda g, spread: -np.exp(g) * spread,
-}
-"""Functions of standard normal numbers [samples, units] and of each unit's spread, which differ by a factor of hundreds."""

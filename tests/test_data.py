@@ -233,9 +233,7 @@ def test_resizing_is_antialiased_lazy_and_never_stretches():
 
 def test_digest_sees_pixels_and_labels_only():
     images = made()
-    assert (
-        images.digest == Images(images.pixels.clone(), images.labels.clone(), images.classes, "x", size=(4, 4)).digest
-    )
+    assert images.digest == Images(images.pixels.clone(), images.labels.clone(), images.classes, "x", size=(4, 4)).digest
     assert images.digest != Images(images.pixels, images.labels.flip(0), images.classes).digest
     assert images.digest != images.subset(range(29)).digest
 
@@ -437,9 +435,7 @@ def test_one_picture_of_one_class():
 
 
 def test_catalog_names_what_load_takes():
-    assert {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "plantvillage", "plantvillage-crops"} < set(
-        catalog()
-    )
+    assert {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "plantvillage", "plantvillage-crops"} < set(catalog())
     for line in catalog().values():
         assert len(line) < 100
 

@@ -395,3 +395,11 @@ def test_a_page_names_options_that_exist(page):
         assert shown.returncode == 0, f"{shlex.join(words)}: {shown.stderr}"
         for option in (word.split("=")[0] for word in words[1:] if word.startswith("-")):
             assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.stdout), f"{shlex.join(words)}: {option}"
+
+
+def test_readme_table_is_that_of_the_measures():
+    import cofire
+
+    rows = [f"| `{m.name}` | {m.axes} | {m.unit} | {m.words} |" for m in cofire.MEASURES if hasattr(cofire, m.name)]
+    text = (ROOT / "README.md").read_text().partition("| --- | --- | --- | --- |\n")[2].partition("\n<!-- end -->")[0]
+    assert text.splitlines() == rows, "put these rows into README.md:\n" + "\n".join(rows)

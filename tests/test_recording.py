@@ -2,12 +2,12 @@
 
 import copy
 
-import naive
 import pytest
 import torch
 from torch import nn
 
 import cofire
+import naive
 from cofire import data
 from cofire.errors import ActivationError, CofireWarning, InputError
 
@@ -105,7 +105,10 @@ def test_batch_size_order_and_way_do_not_matter(histograms, size):
 def test_a_small_budget_takes_the_second_pass_and_gives_the_same():
     model, (x, y) = mlp(), samples()
     batches = batched(x, y, 50)
-    full, small = cofire.record(model, batches, by_class=True), cofire.record(model, batches, by_class=True, memory="4kB")
+    full, small = (
+        cofire.record(model, batches, by_class=True),
+        cofire.record(model, batches, by_class=True, memory="4kB"),
+    )
     assert (full.header["histograms"], small.header["histograms"]) == ("exact (cache)", "exact (two passes)")
     assert small.equal(full)
 
@@ -147,8 +150,12 @@ def test_against_the_naive_reference():
     hidden = model[1](model[0](x)).detach().numpy()
     layer, labels = stats["1"], y.numpy()
     close = {"rtol": 0, "atol": 1e-9}
-    assert torch.allclose(cofire.firing_probability(layer), torch.as_tensor(naive.firing_probability(hidden, labels, 4, 0.0)), **close)
-    assert torch.allclose(cofire.mutual_information(layer), torch.as_tensor(naive.mutual_information(hidden, labels, 4, 0.0)), **close)
+    assert torch.allclose(
+        cofire.firing_probability(layer), torch.as_tensor(naive.firing_probability(hidden, labels, 4, 0.0)), **close
+    )
+    assert torch.allclose(
+        cofire.mutual_information(layer), torch.as_tensor(naive.mutual_information(hidden, labels, 4, 0.0)), **close
+    )
     assert torch.allclose(cofire.activation_entropy(layer), torch.as_tensor(naive.activation_entropy(hidden, 30)), atol=1e-3)
 
 
@@ -202,10 +209,19 @@ def test_no_sample():
     [
         (torch.tensor([0, 1, 9]), r"labels must lie in \[0, 4\); found 9"),
         (torch.tensor([0, -1, 2]), r"labels must lie in \[0, classes\); found -1"),
-        (torch.tensor([0.0, 1.0, 2.0]), "labels must be whole numbers, the class indices; found float32. Convert them with"),
+        (
+            torch.tensor([0.0, 1.0, 2.0]),
+            "labels must be whole numbers, the class indices; found float32. Convert them with",
+        ),
         (torch.tensor([0, 1]), "there must be one label per sample; found 2 labels for 3 samples"),
-        (torch.eye(3).long(), r"labels must be one-dimensional, \[samples\]; found shape \(3, 3\). One-hot labels become"),
-        (torch.zeros(3, dtype=torch.long, device="meta"), "labels must be on a device that holds data; found the meta device"),
+        (
+            torch.eye(3).long(),
+            r"labels must be one-dimensional, \[samples\]; found shape \(3, 3\). One-hot labels become",
+        ),
+        (
+            torch.zeros(3, dtype=torch.long, device="meta"),
+            "labels must be on a device that holds data; found the meta device",
+        ),
         ("abc", "labels must be a tensor or an array of class indices; found <class 'str'>"),
     ],
 )
@@ -215,7 +231,10 @@ def test_wrong_labels(labels, message):
 
 
 def test_batches_that_are_not_inputs_and_labels():
-    with pytest.raises(InputError, match=r"a batch must be \(inputs, labels\) or a mapping with labels; batch 0 is Tensor of shape \(3, 6\)"):
+    with pytest.raises(
+        InputError,
+        match=r"a batch must be \(inputs, labels\) or a mapping with labels; batch 0 is Tensor of shape \(3, 6\)",
+    ):
         cofire.record(mlp(), [torch.zeros(3, 6)])
     with pytest.raises(InputError, match="a batch that is a mapping must hold its labels under one of labels, label"):
         cofire.record(mlp(), [{"x": torch.zeros(3, 6)}])
@@ -227,7 +246,10 @@ def test_batches_that_are_not_inputs_and_labels():
 def test_activations_that_are_not_finite(value):
     x, y = samples()
     x[130, 2] = value
-    with pytest.raises(ActivationError, match=r"finite numbers, in layer '1'; found [\d,]+ NaN and [\d,]+ infinite among 800 values of batch 2"):
+    with pytest.raises(
+        ActivationError,
+        match=r"finite numbers, in layer '1'; found [\d,]+ NaN and [\d,]+ infinite among 800 values of batch 2",
+    ):
         cofire.record(mlp(), batched(x, y, 50))
 
 
@@ -238,7 +260,9 @@ def test_random_augmentation_in_the_second_pass_is_noticed():
         def __iter__(self):
             return iter([(x + torch.randn_like(x), y)])
 
-    with pytest.raises(ActivationError, match="the second pass must see the samples of the first.*Switch random augmentation off"):
+    with pytest.raises(
+        ActivationError, match=r"the second pass must see the samples of the first.*Switch random augmentation off"
+    ):
         cofire.record(mlp(), Noisy(), histograms="two-pass")
 
 
@@ -250,7 +274,7 @@ def test_choices_that_make_no_sense():
         ({"pool": "median"}, 'pool must be "mean", "max" or "none"; found \'median\''),
         ({"memory": "much"}, "memory must be bytes or a size such as '2GB'; found 'much'"),
         ({"levels": 1}, "levels must be a whole number of at least 2; found 1"),
-        ({"by_class": "maybe"}, 'by_class must be True, False or "auto"; found \'maybe\''),
+        ({"by_class": "maybe"}, "by_class must be True, False or \"auto\"; found 'maybe'"),
     ):
         with pytest.raises(InputError, match=message):
             cofire.record(mlp(), batches, **options)

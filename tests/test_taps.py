@@ -25,14 +25,15 @@ def seen(model, inputs, samples, **options):
     with Taps(model, **options) as taps:
         for _ in range(2):  # the first pass judges, the second one is the fast path
             found = {}
-            taps.forward(inputs, samples, lambda info, units, maps: found.__setitem__(info.name, units.clone()))
+            taps.forward(inputs, samples, lambda info, units, maps: found.__setitem__(info.name, units.clone()))  # noqa: B023
     return found
 
 
 def untouched(model):
-    return all(
-        not (m._forward_hooks or m._forward_pre_hooks or m._forward_hooks_always_called) for m in model.modules()
-    ) and not torch._C._len_torch_function_stack()
+    return (
+        all(not (m._forward_hooks or m._forward_pre_hooks or m._forward_hooks_always_called) for m in model.modules())
+        and not torch._C._len_torch_function_stack()
+    )
 
 
 class Functional(nn.Module):
@@ -63,7 +64,12 @@ class Recurrent(nn.Module):
 class SqueezeExcite(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.fc1, self.fc2, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1), nn.Linear(8, 3)
+        self.conv, self.fc1, self.fc2, self.head = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 2, 1),
+            nn.Conv2d(2, 8, 1),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x):
         x = self.conv(x)
@@ -145,7 +151,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("model, inputs, samples", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(("model", "inputs", "samples"), MODELS.values(), ids=MODELS)
 def test_the_model_is_as_it_was(model, inputs, samples):
     model.train()
     next(model.children()).eval()
@@ -160,7 +166,7 @@ def test_the_model_is_as_it_was(model, inputs, samples):
     assert pickle.loads(pickle.dumps(model)) is not None
 
 
-@pytest.mark.parametrize("model, inputs, samples", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(("model", "inputs", "samples"), MODELS.values(), ids=MODELS)
 def test_watching_changes_no_output(model, inputs, samples):
     model.eval()
     with torch.no_grad():
@@ -277,6 +283,7 @@ def test_outputs_of_every_form():
         lambda out: types.SimpleNamespace(logits=out),
     ]  # fmt: skip
     for form in forms:
+
         class Wrapped(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -299,7 +306,14 @@ def test_batches_of_every_form():
 
     model, a, b, y = Two(), torch.randn(5, 4), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
     reference = cofire.record(model, [(a + b, y)])
-    for batch in ((a, b, y), ((a, b), y), ({"a": a, "b": b}, y), {"a": a, "b": b, "labels": y}, [a + b, y], (a + b, y.tolist())):
+    for batch in (
+        (a, b, y),
+        ((a, b), y),
+        ({"a": a, "b": b}, y),
+        {"a": a, "b": b, "labels": y},
+        [a + b, y],
+        (a + b, y.tolist()),
+    ):
         assert cofire.record(model, [batch]).equal(reference)
     numbers = (a + b).numpy(), y.numpy()
     assert cofire.record(model, [numbers]).equal(reference)
@@ -332,7 +346,13 @@ def test_exported_programs_are_seen(tmp_path):
 def test_hugging_face_image_classifier():
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=16, patch_size=8, num_labels=3
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=16,
+        patch_size=8,
+        num_labels=3,
     )
     model = transformers.ViTForImageClassification(config)
     batch = {"pixel_values": torch.randn(6, 3, 16, 16), "labels": torch.tensor([0, 1, 2, 0, 1, 2])}
@@ -374,7 +394,9 @@ def test_scripted_models_are_refused():
 
 
 def test_a_model_without_a_hidden_activation():
-    with pytest.raises(ModelError, match="no hidden activation was seen in Sequential.*'1' was skipped: it is the model's output"):
+    with pytest.raises(
+        ModelError, match=r"no hidden activation was seen in Sequential.*'1' was skipped: it is the model's output"
+    ):
         cofire.layers(nn.Sequential(nn.Linear(4, 3), nn.Sigmoid()), torch.zeros(2, 4))
     assert names(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), torch.zeros(2, 4), layers=["0"]) == ["0"]
 
@@ -391,7 +413,12 @@ def test_layers_by_name_glob_module_and_predicate():
     model = torchvision.models.resnet18(weights=None)
     x = torch.zeros(2, 3, 32, 32)
     assert names(model, x, layers=["layer1.0.relu"]) == ["layer1.0.relu"]
-    assert names(model, x, layers=["layer1.*"]) == ["layer1.0.relu", "layer1.0.relu#2", "layer1.1.relu", "layer1.1.relu#2"]
+    assert names(model, x, layers=["layer1.*"]) == [
+        "layer1.0.relu",
+        "layer1.0.relu#2",
+        "layer1.1.relu",
+        "layer1.1.relu#2",
+    ]
     assert names(model, x, layers="layer4.1.conv2") == ["layer4.1.conv2"]
     assert names(model, x, layers=lambda layer: layer.units == 512) == [
         "layer4.0.relu", "layer4.0.relu#2", "layer4.1.relu", "layer4.1.relu#2",

@@ -71,9 +71,7 @@ def test_a_papers_net_learns_mnist(data_root):
 def test_accuracy_and_loss_are_those_of_a_plain_loop(digits):
     model = net(dropout=0.0, batch_norm=False)
     twin = net(dropout=0.0, batch_norm=False)
-    history = fit(
-        model, digits, digits, epochs=2, batch_size=50, lr=0.01, weight_decay=0.1, label_smoothing=0.1, seed=4
-    )
+    history = fit(model, digits, digits, epochs=2, batch_size=50, lr=0.01, weight_decay=0.1, label_smoothing=0.1, seed=4)
     optimizer = torch.optim.Adam(twin.parameters(), lr=0.01, weight_decay=0.1)
     batches = digits.batches(50, shuffle=True, seed=4)
     for epoch in (1, 2):

@@ -89,9 +89,7 @@ def test_a_net_computes_what_its_names_say():
     assert equal(zoo.fcnn(**net.config, seed=1), net)
 
 
-@pytest.mark.parametrize(
-    ("build", "count"), [("resnet18_cifar", 11_173_962), ("vgg16_cifar", 14_714_688 + 8_448 + 267_786)]
-)
+@pytest.mark.parametrize(("build", "count"), [("resnet18_cifar", 11_173_962), ("vgg16_cifar", 14_714_688 + 8_448 + 267_786)])
 def test_the_convolutional_nets_keep_small_pictures(build, count):
     net = getattr(zoo, build)(10, seed=0).eval()
     seen = []

@@ -216,7 +216,7 @@ class LayerAccumulator:
         self._second = edges is None
         edges = dict(edges) if edges is not None else self.own_edges()
         bins, device = self.choices.bins, self.work.device
-        shapes = {"histogram": (refine(bins), self.units)}
+        shapes: dict[str, tuple[int, ...]] = {"histogram": (refine(bins), self.units)}
         if self.choices.by_class:
             shapes["class_histogram"] = (self.classes, bins, self.units)
         if self.choices.levels > 2:

@@ -93,9 +93,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise _damaged(path, error) from error
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < 4 + 4 * dimensions:
         found = content[:4].hex(" ") or "an empty file"
-        raise _damaged(
-            path, f"an idx file of {dimensions} dimensions starts with 00 00 08 {dimensions:02x}, not {found}"
-        )
+        raise _damaged(path, f"an idx file of {dimensions} dimensions starts with 00 00 08 {dimensions:02x}, not {found}")
     shape = np.frombuffer(content, ">u4", dimensions, 4).astype(int)
     wanted = 4 + 4 * dimensions + int(np.prod(shape))
     if len(content) != wanted:
@@ -187,9 +185,7 @@ def image_folder(root: Path, split: str, size: tuple[int, int] | None) -> Source
     if part in SPLITS and part != "ood" and train.is_dir():
         classes = sorted({file.parent.name for file in train.glob("*/*") if file.suffix.lower() in _SUFFIXES})
         if strange := set(own) - set(classes):
-            raise DataError(
-                f"{place} has classes that {train} has not", ", ".join(sorted(strange)), "Rename or move them."
-            )
+            raise DataError(f"{place} has classes that {train} has not", ", ".join(sorted(strange)), "Rename or move them.")
     index = {name: position for position, name in enumerate(classes)}
     labels = np.array([index[file.parent.name] for file in files], dtype=np.int64)
     return Source(labels, tuple(classes), lambda indices: _decode([files[i] for i in indices], str(place), size))

@@ -88,7 +88,7 @@ def _move(value: Any, device: torch.device | None) -> Any:
 
 
 def logits_of(output: Any) -> Tensor | None:
-    """Class scores [samples, classes] in a model's output: a tensor, the first of a tuple, a mapping's or an object's ``logits``."""
+    """Class scores [samples, classes] in a model's output: a tensor, the first of a tuple, or what is named ``logits``."""
     if isinstance(output, Tensor):
         return output if output.ndim == 2 else output[:, None] if output.ndim == 1 else None
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)

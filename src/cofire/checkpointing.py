@@ -94,9 +94,7 @@ def checkpoint_files(folder: str | os.PathLike[str]) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
-def keep(
-    folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings: dict[str, Any], history: History
-) -> None:
+def keep(folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings: dict[str, Any], history: History) -> None:
     """Write the last epoch's checkpoint, then the state to go on from, then `history.json`.
 
     In that order, each whole or not at all: the state on the disk always belongs to a checkpoint that is there.
@@ -118,9 +116,7 @@ def keep(
         temporary.write_text(history.to_json() + "\n", encoding="utf-8")
 
 
-def resume(
-    folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings: dict[str, Any], epochs: int
-) -> History:
+def resume(folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings: dict[str, Any], epochs: int) -> History:
     """Fill model and optimizer from a folder's state.
 
     Args:

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -26,26 +26,32 @@ Model = Annotated[
     str,
     typer.Argument(help="zoo:NAME, fcnn:784-512-10, torchvision:NAME, timm:NAME, package.module:callable or a .pt2 file."),
 ]
-Weights = Annotated[Optional[Path], typer.Option(help="Safetensors file with the model's weights.")]  # noqa: UP045
-Classes = Annotated[Optional[int], typer.Option(help="Outputs of the model; by default the data's classes.")]  # noqa: UP045
+Weights = Annotated[Path | None, typer.Option(help="Safetensors file with the model's weights.")]
+Classes = Annotated[int | None, typer.Option(help="Outputs of the model; by default the data's classes.")]
 Data = Annotated[
     str,
     typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100, plantvillage, folder:PATH or hf:NAME."),
 ]
 Split = Annotated[str, typer.Option(help="train, test, or what else the data has.")]
-Root = Annotated[Optional[Path], typer.Option("--data-root", help="Folder of the data sets; else COFIRE_DATA, else ./data.")]  # noqa: UP045
-Size = Annotated[Optional[int], typer.Option(help="Resize pictures to this many pixels a side.")]  # noqa: UP045
-Channels = Annotated[Optional[int], typer.Option(help="3 repeats grey, 1 makes grey.")]  # noqa: UP045
-Limit = Annotated[Optional[int], typer.Option(help="Take this many pictures, equally from all classes.")]  # noqa: UP045
-Normalize = Annotated[Optional[str], typer.Option(help="'imagenet' takes off its mean and divides by its deviation.")]  # noqa: UP045
+Root = Annotated[Path | None, typer.Option("--data-root", help="Folder of the data sets; else COFIRE_DATA, else ./data.")]
+Size = Annotated[int | None, typer.Option(help="Resize pictures to this many pixels a side.")]
+Channels = Annotated[int | None, typer.Option(help="3 repeats grey, 1 makes grey.")]
+Limit = Annotated[int | None, typer.Option(help="Take this many pictures, equally from all classes.")]
+Normalize = Annotated[str | None, typer.Option(help="'imagenet' takes off its mean and divides by its deviation.")]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
-Cache = Annotated[Optional[Path], typer.Option(help="Keep decoded pictures in this folder.")]  # noqa: UP045
+Cache = Annotated[Path | None, typer.Option(help="Keep decoded pictures in this folder.")]
 Seed = Annotated[int, typer.Option(help="Of initial weights, subsets and training.")]
 BatchSize = Annotated[int, typer.Option(help="Samples per batch.")]
-Layers = Annotated[Optional[list[str]], typer.Option("--layers", help="Name or glob of a layer; may be repeated.")]  # noqa: UP045
+Layers = Annotated[list[str] | None, typer.Option("--layers", help="Name or glob of a layer; may be repeated.")]
 Pool = Annotated[str, typer.Option(help="How positions become units: mean, max or none.")]
 Bins = Annotated[int, typer.Option(help="Bins of the activation histogram.")]
-Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; by default where the model is.")]  # noqa: UP045
+ShuffleLabels = Annotated[bool, typer.Option("--shuffle-labels", help="Shuffle the labels, as a control.")]
+Checkpoints = Annotated[Path | None, typer.Option(help="Folder for a checkpoint per epoch; a killed run resumes there.")]
+Threshold = Annotated[float | None, typer.Option(help="A unit fires above it; else by kind of non-linearity.")]
+Reference = Annotated[Path | None, typer.Option(help="Statistics whose histogram edges to use, so that both add exactly.")]
+Table = Annotated[Path | None, typer.Option(help="Write the table of units: .csv, .json or .parquet.")]
+Page = Annotated[Path, typer.Option("--out", "-o", help="HTML file to write; its numbers go beside it as JSON.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default where the model is.")]
 Statistics = Annotated[Path, typer.Argument(help="Statistics file, made by `cofire record`.")]
 
 
@@ -94,11 +100,11 @@ def layers_(
 def train(
     model: Model, out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the weights.")],
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
-    normalize: Normalize = None, shuffle_labels: Annotated[bool, typer.Option("--shuffle-labels", help="Train on shuffled labels.")] = False,
+    normalize: Normalize = None, shuffle_labels: ShuffleLabels = False,
     classes: Classes = None, epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 10,
     lr: Annotated[float, typer.Option(help="Step size of Adam.")] = 1e-3,
     weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 0.0, batch_size: BatchSize = 128,
-    checkpoints: Annotated[Optional[Path], typer.Option(help="Folder for a checkpoint per epoch; a killed run resumes there.")] = None,  # noqa: UP045
+    checkpoints: Checkpoints = None,
     augment: Annotated[bool, typer.Option("--augment", help="Flip and shift pictures at random.")] = False,
     seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
@@ -120,20 +126,21 @@ def train(
 
 
 @app.command(
-    epilog="Example: cofire record zoo:001-mnist --weights mnist.safetensors --data mnist --data-root data -o train.safetensors. "
+    epilog="Example: cofire record zoo:001-mnist --weights mnist.safetensors --data mnist --data-root data "
+    "-o train.safetensors. "
     "Several processes: torchrun --nproc-per-node=4 -m cofire record ..."
 )
 def record(
     model: Model, out: Annotated[Path, typer.Option("--out", "-o", help="Statistics file to write.")],
     weights: Weights = None, data: Data = "digits", split: Split = "train", data_root: Root = None, size: Size = None,
     channels: Channels = None, limit: Limit = None, normalize: Normalize = None, classes: Classes = None,
-    shuffle_labels: Annotated[bool, typer.Option("--shuffle-labels", help="Shuffled labels, as a control.")] = False,
+    shuffle_labels: ShuffleLabels = False,
     layers: Layers = None, pool: Pool = "mean",
-    threshold: Annotated[Optional[float], typer.Option(help="A unit fires above it; else by kind of non-linearity.")] = None,  # noqa: UP045
+    threshold: Threshold = None,
     bins: Bins = 30, levels: Annotated[int, typer.Option(help="Levels for the information measures.")] = 2,
     histograms: Annotated[str, typer.Option(help="auto, cache, two-pass, sketch or none.")] = "auto",
     memory: Annotated[str, typer.Option(help="Budget of the cache.")] = "2GB", batch_size: BatchSize = 256,
-    reference: Annotated[Optional[Path], typer.Option(help="Statistics whose histogram edges to use, so that both add exactly.")] = None,  # noqa: UP045
+    reference: Reference = None,
     device: Device = None, seed: Seed = 0, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Run a model over labelled data and write the firing statistics of its hidden layers."""
@@ -160,7 +167,7 @@ def record(
 
 @app.command(epilog="Example: cofire measure train.safetensors --csv units.csv")
 def measure(
-    stats: Statistics, csv: Annotated[Optional[Path], typer.Option(help="Write the table of units: .csv, .json or .parquet.")] = None,  # noqa: UP045
+    stats: Statistics, csv: Table = None,
     units: Annotated[bool, typer.Option("--units", help="Print units instead of layers.")] = False,
     by: Annotated[str, typer.Option(help="Sort units by this column, largest first.")] = "mutual_information",
     top: Annotated[int, typer.Option(help="Units to print.")] = 20,
@@ -190,9 +197,9 @@ def measure(
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")
 def report(
-    stats: Statistics, out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write; its numbers go beside it as JSON.")] = Path("report.html"),
-    test: Annotated[Optional[Path], typer.Option(help="Statistics of the same model on test data.")] = None,  # noqa: UP045
-    title: Annotated[Optional[str], typer.Option(help="Title of the page.")] = None,  # noqa: UP045
+    stats: Statistics, out: Page = Path("report.html"),
+    test: Annotated[Path | None, typer.Option(help="Statistics of the same model on test data.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:  # fmt: skip
     """Write a report that a browser opens, with no network."""
     from cofire import report as room
@@ -201,9 +208,16 @@ def report(
     loaded = load(stats)
     command = loaded.header.get("command") or _command()
     written = room.write(
-        loaded, out, test=None if test is None else load(test), title=title, command=command, seed=loaded.header.get("seed")
+        loaded,
+        out,
+        test=None if test is None else load(test),
+        title=title,
+        command=command,
+        seed=loaded.header.get("seed"),
     )
-    typer.echo(f"written to {written}, {written.stat().st_size / 1e6:.1f} MB; its numbers are in {written.with_suffix('.json')}")
+    typer.echo(
+        f"written to {written}, {written.stat().st_size / 1e6:.1f} MB; its numbers are in {written.with_suffix('.json')}"
+    )
 
 
 def _normal(name: str | None):

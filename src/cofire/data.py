@@ -225,9 +225,7 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> Any:
     try:
         return getattr(sets, _TORCHVISION[name][0])(str(root), train=split == "train", download=download)
     except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"torchvision could not bring {name} to {root}", f"{error}", "Try again, or remove it."
-        ) from error
+        raise DataError(f"torchvision could not bring {name} to {root}", f"{error}", "Try again, or remove it.") from error
 
 
 def _download(name: str, split: str, root: Path) -> None:
@@ -251,9 +249,7 @@ def _absent(name: str, places: Sequence[Path]) -> DataError:
     return DataError(f"{name} is not on this disk", "looked for " + " and ".join(str(place) for place in places), ways)
 
 
-def _cache_name(
-    name: str, part: str, files: Sequence[Path], limit: int | None, seed: int, size: tuple[int, int] | None
-) -> str:
+def _cache_name(name: str, part: str, files: Sequence[Path], limit: int | None, seed: int, size: tuple[int, int] | None) -> str:
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     chosen = None if limit is None else (limit, seed)
     resized = size if name.startswith("folder:") else None  # only folders may hold sizes that need it while decoding

@@ -10,7 +10,12 @@ __all__ = ["run"]
 
 
 def run(
-    folder: str | Path = "cofire-demo", *, seed: int = 0, epochs: int = 20, progress: bool = True, command: str | None = None
+    folder: str | Path = "cofire-demo",
+    *,
+    seed: int = 0,
+    epochs: int = 20,
+    progress: bool = True,
+    command: str | None = None,
 ) -> list["Finding"]:
     """Train a 64-512-512-10 net on digits, record it on the training and the test set, and write a report.
 

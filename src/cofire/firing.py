@@ -2,7 +2,6 @@
 
 import warnings
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -38,8 +37,8 @@ def firing_probability(layer: LayerStats) -> Float[Tensor, "classes units"]:
     empty = (layer.class_counts == 0).nonzero()[:, 0].tolist()
     if empty:
         warnings.warn(
-            f"no sample of class {', '.join(map(str, empty[:5]))}{' and more' if len(empty) > 5 else ''} in layer {layer.name!r}: "
-            "its firing probability is NaN",
+            f"no sample of class {', '.join(map(str, empty[:5]))}{' and more' if len(empty) > 5 else ''} "
+            f"in layer {layer.name!r}: its firing probability is NaN",
             CofireWarning,
             stacklevel=2,
         )

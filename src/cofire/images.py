@@ -74,9 +74,7 @@ class Images:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise InputError("size is a height and a width from 1 up", f"found {self.size}")
         if self.channels is not None and (self.channels not in (1, 3) or pixels.shape[1] not in (1, 3)):
-            raise InputError(
-                "channels is 1 (gray) or 3 (colour)", f"found {self.channels} for pictures of {pixels.shape[1]}"
-            )
+            raise InputError("channels is 1 (gray) or 3 (colour)", f"found {self.channels} for pictures of {pixels.shape[1]}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,9 +110,7 @@ class Images:
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(self):
-            raise InputError(
-                f"indices go from 0 to {len(self) - 1}", f"found {int(chosen.min())} to {int(chosen.max())}"
-            )
+            raise InputError(f"indices go from 0 to {len(self) - 1}", f"found {int(chosen.min())} to {int(chosen.max())}")
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen])
 
     def split(self, fraction: float, seed: int = 0) -> "tuple[Images, Images]":
@@ -129,9 +125,7 @@ class Images:
         """
         count = round(fraction * len(self)) if 0 < fraction < 1 else 0
         if not 0 < count < len(self):
-            raise InputError(
-                "fraction is between 0 and 1 and leaves neither part empty", f"found {fraction} of {len(self)}"
-            )
+            raise InputError("fraction is between 0 and 1 and leaves neither part empty", f"found {fraction} of {len(self)}")
         first = spread(self.labels.numpy(), count, seed, equal=False)
         return self.subset(first), self.subset(np.setdiff1d(np.arange(len(self)), first))
 

@@ -227,7 +227,8 @@ def softmax_entropy(layer: LayerStats, order: str = "mean_first", *, scale_free:
 
     Args:
         layer: Statistics of one layer.
-        order: "mean_first" as in the paper, or "softmax_first", the mean of each sample's softmax, if recorded with softmax=True.
+        order: "mean_first" as in the paper, or "softmax_first", the mean of each sample's softmax, if recorded with
+            softmax=True.
         scale_free: The companion; only with "mean_first".
 
     Returns:
@@ -270,7 +271,8 @@ def _joint(layer: LayerStats, levels: int) -> Tensor:
         return torch.stack([layer.class_counts[:, None] - layer.fire, layer.fire], 1).double()
     if layer.joint is None or layer.choices.levels != levels:
         raise InputError(
-            f"levels={levels} must have been recorded", f"layer {layer.name!r} has levels={layer.choices.levels}", f"Record with levels={levels}."
+            f"levels={levels} must have been recorded", f"layer {layer.name!r} has levels={layer.choices.levels}",
+            f"Record with levels={levels}.",
         )  # fmt: skip
     return layer.joint.double()
 

@@ -67,9 +67,7 @@ class Moments:
         work: Scratch buffers; its device is the device of all state.
     """
 
-    def __init__(
-        self, classes: int, units: int, threshold: float, dtype: torch.dtype, by_class: bool, work: Workspace
-    ):
+    def __init__(self, classes: int, units: int, threshold: float, dtype: torch.dtype, by_class: bool, work: Workspace):
         device, ranges = work.device, classes if by_class else 1
         self.threshold, self.by_class, self.work = threshold, by_class, work
         self.fire = torch.zeros(classes, units, dtype=torch.int64, device=device)
@@ -250,7 +248,12 @@ class Sketch:
     def add(self, counts: Tensor, exponent: Tensor, signed: Tensor) -> None:
         """Add another sketch's counts [1024, units] on its own grid; both end on the common grid."""
         other = Sketch(counts.shape[1], self.work)
-        other.counts, other.exponent, other.signed, other._filled = counts.clone(), exponent.clone(), signed.clone(), True
+        other.counts, other.exponent, other.signed, other._filled = (
+            counts.clone(),
+            exponent.clone(),
+            signed.clone(),
+            True,
+        )
         self._filled = True
         common, either = torch.maximum(self.exponent, exponent), self.signed | signed
         self.widen(common, either)

@@ -128,7 +128,8 @@ class LayerStats:
         odd = next((name for name in mine if mine[name] != theirs[name]), None)
         if odd is not None:
             raise InputError(
-                f"a reference must be recorded with the same {odd}", f"layer {self.name!r} has {mine[odd]} there, {theirs[odd]} here"
+                f"a reference must be recorded with the same {odd}",
+                f"layer {self.name!r} has {mine[odd]} there, {theirs[odd]} here",
             )  # fmt: skip
         if self.histogram is None:
             raise InputError(
@@ -156,7 +157,8 @@ class LayerStats:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return f"LayerStats({self.name!r}, {self.kind} {self.layout}, {self.units:,} units, {self.samples:,} samples, {self.classes} classes)"
+        size = f"{self.units:,} units, {self.samples:,} samples, {self.classes} classes"
+        return f"LayerStats({self.name!r}, {self.kind} {self.layout}, {size})"
 
     def equal(self, other: "LayerStats") -> bool:
         """Whether both hold the same values, bit for bit."""

@@ -28,7 +28,7 @@ class LayerInfo:
 
     @property
     def layout(self) -> str:
-        """"dense", "conv", "tokens", "recurrent" or "positions"."""
+        """ "dense", "conv", "tokens", "recurrent" or "positions"."""
         return self.arrangement.layout
 
     @property

@@ -176,7 +176,11 @@ def table(stats: FiringStats) -> "pandas.DataFrame":
     frames = []
     for name, layer in stats.items():
         mean, std = unit_spread(layer)
-        columns = {"layer": name, "unit": range(layer.units), "firing_rate": (layer.fire.sum(0) / layer.samples).numpy()}
+        columns = {
+            "layer": name,
+            "unit": range(layer.units),
+            "firing_rate": (layer.fire.sum(0) / layer.samples).numpy(),
+        }
         for row in MEASURES:
             if row.per_unit and (values := unit_values(layer, row.name)) is not None:
                 columns[row.name] = values.numpy()

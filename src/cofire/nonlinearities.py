@@ -7,9 +7,10 @@ from torch import nn
 __all__ = ["activation_function", "activation_module", "axis_of_units", "is_product", "may_matter", "threshold"]
 
 _KINDS = (
-    "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish prelu relu relu6 rrelu selu "
-    "sigmoid silu softplus softshrink softsign tanh tanhshrink threshold"
-).split()
+    "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish",
+    "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh", "tanhshrink",
+    "threshold",
+)  # fmt: skip
 
 _CLASSES: dict[type[nn.Module], str] = {
     nn.CELU: "celu", nn.ELU: "elu", nn.GELU: "gelu", nn.GLU: "glu", nn.Hardshrink: "hardshrink",

@@ -1,4 +1,4 @@
-"""From an activation tensor of any shape to units: which axis holds the samples, which the units, and what becomes of the rest."""
+"""From an activation tensor of any shape to units: which axis holds samples, which units, and what becomes of the rest."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class Arrangement:
     """How a layer's tensor becomes [samples, units].
 
     Args:
-        layout: "dense" [samples, units], "conv" [samples, channels, ...], "tokens" [samples, ..., features], "recurrent" (tokens
-            from a recurrent layer) or "positions" (every position a unit).
+        layout: "dense" [samples, units], "conv" [samples, channels, ...], "tokens" [samples, ..., features], "recurrent"
+            (tokens from a recurrent layer) or "positions" (every position a unit).
         sample_axis: 0, or 1 for sequence-first tensors.
         shape: Shape of one sample's activation.
     """
@@ -63,7 +63,7 @@ class Arrangement:
         maps = values.detach().mean(1, dtype=torch.promote_types(values.dtype, torch.float32))
         if max(maps.shape[1:]) <= MAP_SIDE:
             return maps
-        return F.adaptive_avg_pool2d(maps, tuple(min(MAP_SIDE, side) for side in maps.shape[1:]))
+        return F.adaptive_avg_pool2d(maps, (min(MAP_SIDE, maps.shape[1]), min(MAP_SIDE, maps.shape[2])))
 
 
 def _masked(values: Tensor, mask: Tensor, how: str) -> Tensor:

@@ -56,7 +56,10 @@ def layers(model: nn.Module, example: Any, *, layers=None, pool: str = "mean") -
     if samples is None:
         raise InputError("the example must hold a tensor", f"found {type(example).__name__}")
     if samples == 1 and isinstance(example, Tensor):
-        example, samples = torch.cat([example, example]), 2  # with one sample, any table of one row would look like a layer
+        example, samples = (
+            torch.cat([example, example]),
+            2,
+        )  # with one sample, any table of one row would look like a layer
     with Taps(model, layers, pool) as taps:
         device = _device(taps.model, None)
         taps.forward(example.to(device) if isinstance(example, Tensor) else example, samples, lambda *_: None)
@@ -145,14 +148,18 @@ def record(
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         warnings.warn(
-            f"no sample of class {', '.join(map(repr, empty[:5]))}{more}; what is said of it is NaN", CofireWarning, stacklevel=2
+            f"no sample of class {', '.join(map(repr, empty[:5]))}{more}; what is said of it is NaN",
+            CofireWarning,
+            stacklevel=2,
         )
     return stats
 
 
 def _read(batches: Iterable, device, recording: "_Recording", what: str, progress: bool):
     if not hasattr(batches, "__iter__"):
-        raise InputError("batches must be iterable", f"found {type(batches).__name__}", "Pass a DataLoader or a list of batches.")
+        raise InputError(
+            "batches must be iterable", f"found {type(batches).__name__}", "Pass a DataLoader or a list of batches."
+        )
     own, seen = valid_rows(batches), 0
     for index, item in enumerate(track(batches, what, progress)):
         recording.place = f"batch {index}"
@@ -229,7 +236,14 @@ class _Recording:
         work = self.work.setdefault(device, Workspace(device))
         threshold = info.threshold if self.threshold is None else float(self.threshold)
         accumulator = LayerAccumulator(
-            self.classes or 1, info.units, threshold, self.choices, dtype, work, self.way == "sketch", self.way == "cache"
+            self.classes or 1,
+            info.units,
+            threshold,
+            self.choices,
+            dtype,
+            work,
+            self.way == "sketch",
+            self.way == "cache",
         )
         if self.reference is not None:
             accumulator.open(self.reference[info.name].edges_for(accumulator))
@@ -251,7 +265,8 @@ class _Recording:
                 raise InputError("there must be at least one sample", "the batches are empty")
             return
         mine = {
-            "classes": self.classes, "way": self.way, "by_class": self.choices.by_class, "confusion": self.confusion is not None,
+            "classes": self.classes, "way": self.way, "by_class": self.choices.by_class,
+            "confusion": self.confusion is not None,
             "layers": {name: (info, self.accumulators[name].dtype) for name, info in self.infos.items()},
         }  # fmt: skip
         everyone = [part for part in gather(mine) if part["classes"] is not None and part["layers"]]
@@ -310,7 +325,8 @@ class _Recording:
     def said(self) -> str:
         """How the histograms came about, for the header."""
         return {
-            "cache": "exact (cache)", "two-pass": "exact (two passes)", "sketch": "sketch", "none": "none", "reference": "exact (edges of a reference)",
+            "cache": "exact (cache)", "two-pass": "exact (two passes)", "sketch": "sketch", "none": "none",
+            "reference": "exact (edges of a reference)",
         }[self.way]  # fmt: skip
 
     def finish(self, header: dict, order: list[str]) -> FiringStats:

@@ -18,6 +18,7 @@ from cofire.layer import FIELDS, LayerStats
 
 __all__ = ["FiringStats", "load"]
 
+
 @dataclass(frozen=True, eq=False)
 class FiringStats(Mapping):
     """Class-conditional firing statistics of a model's hidden layers, in the order of the forward pass.
@@ -93,6 +94,7 @@ class FiringStats(Mapping):
 
     def equal(self, other: "FiringStats") -> bool:
         """Whether both hold the same statistics, bit for bit (where and when they were recorded does not count)."""
+
         def same(mine, theirs):
             return (mine is None) == (theirs is None) and (mine is None or torch.equal(mine, theirs))
 
@@ -176,7 +178,8 @@ class FiringStats(Mapping):
     @classmethod
     def from_activations(
         cls, activations, labels, classes: int | None = None, threshold: float = 0.0, bins: int = 30, top: int = 50, *,
-        levels: int = 2, by_class: bool = True, softmax: bool = False, histograms: str = "exact", reference: "FiringStats | None" = None,
+        levels: int = 2, by_class: bool = True, softmax: bool = False, histograms: str = "exact",
+        reference: "FiringStats | None" = None,
         class_names=None,
     ) -> "FiringStats":  # fmt: skip
         """Statistics of activations that are already at hand, without a model.
@@ -206,7 +209,9 @@ class FiringStats(Mapping):
         [[2, 0], [0, 2]]
         """
         if not isinstance(activations, Mapping) or not activations:
-            raise InputError("activations must be a mapping {layer name: [samples, units]}", f"found {type(activations).__name__}")
+            raise InputError(
+                "activations must be a mapping {layer name: [samples, units]}", f"found {type(activations).__name__}"
+            )
         if histograms not in ("exact", "sketch"):
             raise InputError('histograms must be "exact" or "sketch"', f"found {histograms!r}")
         choices = Choices(bins=bins, levels=levels, by_class=by_class and histograms == "exact", top=top, softmax=softmax)
@@ -219,7 +224,13 @@ class FiringStats(Mapping):
             count = classes if classes is not None else int(names.max()) + 1
             check_finite(values, name, "the array")
             layer = LayerAccumulator(
-                count, values.shape[1], threshold, choices, values.dtype, Workspace(values.device), histograms == "sketch"
+                count,
+                values.shape[1],
+                threshold,
+                choices,
+                values.dtype,
+                Workspace(values.device),
+                histograms == "sketch",
             )
             if reference is not None:
                 layer.open(reference[name].edges_for(layer))
@@ -263,6 +274,4 @@ def load(path: str | Path) -> FiringStats:
             layers[entry["name"]] = LayerStats.from_header(entry, mine)
         return FiringStats(layers, tensors["class_counts"], tensors.get("confusion"), header)
     except (KeyError, TypeError) as error:
-        raise FileError(
-            "wanted a complete statistics file", f"{str(path)!r} lacks {error}", "Record it again."
-        ) from error
+        raise FileError("wanted a complete statistics file", f"{str(path)!r} lacks {error}", "Record it again.") from error

@@ -41,7 +41,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileError("wanted a statistics file", f"found no file {str(path)!r}", "Make one with cofire.record(...).save(path).")
+        raise FileError(
+            "wanted a statistics file", f"found no file {str(path)!r}", "Make one with cofire.record(...).save(path)."
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))

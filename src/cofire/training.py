@@ -129,9 +129,7 @@ def fit(
                         optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
                     loss, accuracy = _epoch(model, batches, optimizer, loss_of, place, augment)
                     if not math.isfinite(loss):
-                        raise ActivationError(
-                            "a loss is a finite number", f"found {loss} in epoch {epoch}", "Lower lr."
-                        )
+                        raise ActivationError("a loss is a finite number", f"found {loss} in epoch {epoch}", "Lower lr.")
                 score = math.nan if test is None else _accuracy(model, test, place)
                 history.add(epoch, loss, accuracy, score, time.perf_counter() - start)
                 if folder is not None and (epoch % every == 0 or epoch == epochs):

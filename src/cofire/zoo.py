@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -191,12 +192,12 @@ def _called(module: str, attribute: str, seed: int | None) -> nn.Module:
 def _exported(path: Path) -> nn.Module:
     _check_exported(path)
     try:
-        program = torch.export.load(path)
-        net = torch.export.unflatten(program)  # program.module() loses the module names
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.11 warns of its own code here
+            program = torch.export.load(path)
+            net = torch.export.unflatten(program)  # program.module() loses the module names
     except Exception as error:
-        raise FileError(
-            f"{path} is no file of torch.export that this torch reads", str(error), "Export it anew."
-        ) from error
+        raise FileError(f"{path} is no file of torch.export that this torch reads", str(error), "Export it anew.") from error
     for node in program.graph.nodes:
         kind = str(node.target)
         if (kind.startswith("aten.dropout") and node.args[2]) or (kind.startswith("aten.batch_norm") and node.args[5]):
