@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from _timing import Job
-from _ways import SAME, Contender, channels, numpy_job
+from _ways import JOB, Contender, channels, numpy_job
 from _workloads import Workload
 
 __all__ = ["peers"]
@@ -130,7 +130,7 @@ def _nac(workload: Workload) -> Job:
 
 def peers() -> list[Contender]:
     """The rows of the peers."""
-    same = f"reads activations; the rest is NumPy as above: {SAME[10:]}"
+    same = f"{JOB}: it reads the activations, NumPy does the rest"
     return [
         Contender("captum", "Captum LayerActivation, then NumPy", same, _captum, "captum"),
         Contender("nnsight", "nnsight trace, then NumPy", same, _nnsight, "nnsight"),
@@ -139,12 +139,12 @@ def peers() -> list[Contender]:
         ),
         Contender(
             "delve", "delve SaturationTracker",
-            "float64 covariance and saturation of linear and convolutional layers before the ReLU; no classes, no histograms",
+            "float64 covariance and saturation of the values before each ReLU; no classes, no histograms",
             _delve, "delve",
         ),
         Contender(
             "nac", "pytorch-ood NACUE.fit",
-            "histograms of 50 bins of activation times gradient, for which it must go backwards; no classes, no moments",
+            "histograms of activation times gradient in 50 bins, for which it goes backwards; no classes, no moments",
             _nac, "pytorch-ood",
         ),
     ]  # fmt: skip

@@ -12,10 +12,11 @@ import cofire
 from _timing import Job
 from _workloads import Workload
 
-__all__ = ["BINS", "Contender", "channels", "entropies", "numpy_job", "ours", "papers", "plain"]
+__all__ = ["BINS", "JOB", "Contender", "channels", "entropies", "numpy_job", "ours", "papers", "plain"]
 
 BINS = 30
-SAME = "the same: class-wise firing counts, moments and ranges, exact histograms"
+JOB = "the job"
+BY_CLASS = "the job, and histograms over each class's own range"
 
 
 @dataclass(frozen=True)
@@ -86,20 +87,20 @@ def ours(convolutional: bool) -> list[Contender]:
     """The modes of :func:`cofire.record`."""
     off = {"maps": False} if convolutional else {}
     rows = [
-        ("none", "no histograms", "class-wise firing counts, moments and ranges", {"histograms": "none"}),
-        ("cache", "exact histograms from a cache", SAME, {"histograms": "cache", "by_class": False}),
-        ("cache-by-class", "the same, and by class", f"{SAME}, by class too", {"histograms": "cache", "by_class": True}),
-        ("two-pass", "exact histograms in two passes", SAME, {"histograms": "two-pass", "by_class": False}),
-        ("sketch", "histograms from the sketch", f"{SAME[:-17]}, sketched histograms", {"histograms": "sketch"}),
+        ("none", "no histograms", "the job without histograms", {"histograms": "none"}),
+        ("cache", "exact histograms from a cache", JOB, {"histograms": "cache", "by_class": False}),
+        ("cache-by-class", "the same, and by class", BY_CLASS, {"histograms": "cache", "by_class": True}),
+        ("two-pass", "exact histograms in two passes", JOB, {"histograms": "two-pass", "by_class": False}),
+        ("sketch", "histograms from the sketch", "the job, histograms approximate", {"histograms": "sketch"}),
     ]
-    rows = [row for row in rows if not convolutional or row[0] not in ("two-pass",)]
+    rows = [row for row in rows if not (convolutional and row[0] == "two-pass")]  # two forward passes, as ever
     found = [
         Contender(f"cofire-{name}", f"cofire, {title}", does, _ours(**options, **off), exact=name != "sketch")
         for name, title, does, options in rows
     ]
     if convolutional:
         default = _ours(histograms="cache", by_class=True, maps=True)
-        found.append(Contender("cofire-maps", "cofire, as it comes", f"{SAME}, by class too, mean maps", default))
+        found.append(Contender("cofire-maps", "cofire, as it comes", f"{BY_CLASS}, and mean maps", default))
     return found
 
 
@@ -219,11 +220,11 @@ def papers() -> list[Contender]:
     """The papers' ways."""
     return [
         Contender(
-            "papers", "papers' way: the full matrix, np.histogram per unit", SAME,
+            "papers", "papers' way: the full matrix, np.histogram per unit", JOB,
             lambda workload: numpy_job(workload, _Matrix(workload).read),
         ),
         Contender(
-            "papers-by-class", "the same, and by class", f"{SAME}, by class too",
+            "papers-by-class", "the same, and by class", BY_CLASS,
             lambda workload: numpy_job(workload, _Matrix(workload).read, by_class=True),
         ),
         Contender(

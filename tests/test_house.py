@@ -33,14 +33,14 @@ ROOMS = (
         "checkpointing",
         "training",
     ),
-    ("firing", "information", "coactivation", "communities", "modularity"),
+    ("distributions", "firing", "information", "coactivation", "communities", "modularity"),
     ("measures",),
     ("ablation", "pruning", "depth", "trajectory", "boosting", "selective", "baselines", "regularisation", "findings"),
-    ("plots", "export", "report", "callbacks", "recipes", "cli"),
+    ("plots", "export", "report", "callbacks", "recipes", "sources", "demo", "cli"),
 )
 ORDER = tuple(room for level in ROOMS for room in level)
 DOORS = {"__init__", "__main__"}  # these two may import anything; nobody imports them
-SHOWN_BY = {"report": {"cli"}, "cli": set()}  # rooms that only show things: who may import them all the same
+SHOWN_BY = {"report": {"cli", "demo"}, "cli": set()}  # rooms that only show things: who may import them all the same
 
 MODULES = sorted(SRC.rglob("*.py"))
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "base", "common", "manager", "misc"}

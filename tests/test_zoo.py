@@ -151,6 +151,7 @@ def test_prefixes_of_wrappers_are_stripped(tmp_path, prefix):
     assert equal(net, other)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch 2.11, of its own compiler
 def test_wrapped_models_save_load_and_are_named_as_what_is_inside(tmp_path):
     net = zoo.model("fcnn:6-5-3", seed=0)
     for wrapped in (nn.DataParallel(net), torch.compile(net)):

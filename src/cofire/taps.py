@@ -72,7 +72,7 @@ class Taps(TorchFunctionMode):
         modes = {module: module.training for module in self.model.modules()}
         self._exit.callback(_restore, modes)
         try:
-            with suppress(NotImplementedError):  # an exported program has no modes: it is as it was exported
+            with suppress(RuntimeError):  # an exported program has no modes: it is as it was exported
                 self.model.eval()
             for module, path in self._paths.items():
                 self._hook(module, path)
