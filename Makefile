@@ -8,8 +8,8 @@ ARGS    ?=
 BIN     := .venv/bin
 PINNED  := pyproject.toml constraints.txt
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
-CORES   := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-THREADS := $(shell n=$$(( $(CORES) / $(WORKERS) )); echo $$(( n > 0 ? n : 1 )))
+
+THREADS := 1
 LIMITS   = OMP_NUM_THREADS=$(1) MKL_NUM_THREADS=$(1) OPENBLAS_NUM_THREADS=$(1)
 
 .DEFAULT_GOAL := help

@@ -7,11 +7,10 @@ import tempfile
 import warnings
 
 import torch
-from torch import Tensor, nn
-
 from _timing import Job
 from _ways import JOB, Contender, channels, numpy_job
 from _workloads import Workload
+from torch import Tensor, nn
 
 __all__ = ["peers"]
 

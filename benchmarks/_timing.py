@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["Job", "Worker", "ratios", "spread"]
 
@@ -54,10 +54,13 @@ class Worker:
         make: Gives the job on a share of the data: 0 for one batch, to warm up, and 1 for all; called in the process.
     """
 
+    _ours: ClassVar[list] = []  # our ends of all pipes, which a fork inherits and must close: else none ever sees the end
+
     def __init__(self, make: Callable[[float], Job]):
         context = multiprocessing.get_context("fork")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(make, theirs), daemon=True)
+        self._ours.append(self._pipe)
+        self._process = context.Process(target=_serve, args=(make, theirs, self._ours), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -83,9 +86,18 @@ class Worker:
         self._process.join(20)
         if self._process.is_alive():
             self._process.terminate()
+        self._ours.remove(self._pipe)
+        self._pipe.close()
 
 
-def _serve(make: Callable[[float], Job], pipe) -> None:
+def _serve(make: Callable[[float], Job], pipe, ours: list) -> None:
+    for end in ours:
+        end.close()
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the parent is gone
+        _answer(make, pipe)
+
+
+def _answer(make: Callable[[float], Job], pipe) -> None:
     job = None
     while (what := pipe.recv()) != "end":
         try:

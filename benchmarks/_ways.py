@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from _timing import Job
+from _workloads import Workload
 from torch import Tensor, nn
 
 import cofire
-from _timing import Job
-from _workloads import Workload
 
 __all__ = ["BINS", "JOB", "Contender", "channels", "entropies", "numpy_job", "ours", "papers", "plain"]
 

@@ -8,6 +8,7 @@ each between two plain passes, and its ratio is its time over the mean of those 
 claim to do the same job must give the same firing counts, and the same entropies within 0.001 bits.
 """
 
+# ruff: noqa: E402
 import os
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -59,7 +60,7 @@ def main(words: list[str] | None = None) -> int:
     chosen = arguments(words)
     torch.set_num_threads(1)
     start = time.monotonic()
-    names = [name for name in (QUICK if chosen.quick else FULL) if any(fnmatchcase(name, o.partition("/")[0]) for o in chosen.only)]
+    names = [name for name in (QUICK if chosen.quick else FULL) if wanted(name, "*", chosen.only)]
     if not names:
         say(f"--only {' '.join(chosen.only)} names no workload; there are {', '.join({**FULL, **QUICK})}")
         return 2
@@ -88,7 +89,7 @@ def measured(workload: Workload, chosen: argparse.Namespace) -> dict:
     """All contenders on one workload."""
     say(f"{workload.title}: {workload.samples:,} samples, weights: {workload.weights}")
     everyone = [*ours(workload.convolutional), *papers(), *peers()]
-    picked = [c for c in everyone if any(fnmatchcase(f"{workload.name}/{c.name}", with_all(only)) for only in chosen.only)]
+    picked = [c for c in everyone if wanted(workload.name, c.name, chosen.only)]
     base = Worker(lambda share: plain(workload.part(share)))
     workers = {c.name: Worker(partial(job, c, workload)) for c in picked}
     try:
@@ -120,7 +121,7 @@ def measured(workload: Workload, chosen: argparse.Namespace) -> dict:
         "batch_size": len(workload.batches[0][1]), "weights": workload.weights,
         "plain": {"seconds": spread(plains), "peak_bytes": first["peak"]},
         "contenders": [
-            row(c, workload, firsts.get(c.name), found.get(c.name), differences.get(c.name), skipped.get(c.name)) for c in picked
+            row(c, workload, *(part.get(c.name) for part in (firsts, found, differences, skipped))) for c in picked
         ],
     }  # fmt: skip
 
@@ -175,8 +176,13 @@ def agreement(picked: list[Contender], firsts: dict[str, dict], workload: Worklo
     return found
 
 
-def with_all(only: str) -> str:
-    return only if "/" in only else f"{only}/*"
+def wanted(workload: str, contender: str, only: list[str]) -> bool:
+    """Whether a glob WORKLOAD/CONTENDER, or WORKLOAD alone, names this contender; any for "*"."""
+    for glob in only:
+        first, _, second = glob.partition("/")
+        if fnmatchcase(workload, first) and (contender == "*" or fnmatchcase(contender, second or "*")):
+            return True
+    return False
 
 
 def processor() -> str:

@@ -11,6 +11,9 @@ import cofire
 
 __all__ = ["KINDS", "apart", "column", "law", "layer_of", "realistic", "recordings"]
 
+# The kernels work on small chunks: threads that compete with other processes for a core make them hundreds of times slower.
+torch.set_num_threads(1)
+
 law = settings(deadline=None, max_examples=60)
 
 

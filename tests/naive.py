@@ -220,7 +220,7 @@ def softmax_entropy(acts, labels, classes: int, order: str = "mean_first", scale
     """Paper 002, section 2.2: average over the class's images, softmax over units, entropy, divided by log2 of the units."""
     acts = as_array(acts)
     if scale_free:
-        size = math.fsum(acts.flat) / acts.size if (acts >= 0).all() else math.sqrt(math.fsum(acts.flat**2) / acts.size)
+        size = math.fsum(acts.flat) / acts.size if (acts >= 0).all() else math.sqrt(math.fsum((acts**2).flat) / acts.size)
         acts = acts / size if size > 0 else acts
     found = []
     for c in range(classes):

@@ -3,22 +3,18 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from cofire.errors import InputError
+from cofire.comparison import carry_over, check_pair, rank_correlation
 from cofire.firing import class_means, live_units
-from cofire.information import class_selectivity, kl_selectivity, softmax_entropy
-from cofire.layer import LayerStats
-from cofire.measures import MEASURES, summary, unit_values
+from cofire.information import class_selectivity, kl_selectivity, mutual_information, softmax_entropy
+from cofire.measures import summary
 from cofire.stats import FiringStats
 
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["Finding", "carry_over", "check_pair", "findings"]
+__all__ = ["Finding", "findings"]
 
 _SURE = 3.0  # standard errors beyond which a difference is stated; among many looks, 2 would be too few
 
@@ -63,52 +59,33 @@ def findings(stats: FiringStats, test: FiringStats | None = None) -> list[Findin
         check_pair(stats, test)
     if not len(stats):
         return [Finding("No layer was recorded.", "data", "caution")]
-    frame = summary(stats)
-    found = [*_data(stats, frame), *_accuracy(stats, test), *_firing(frame), *_information(stats, frame)]
+    rows = summary(stats).to_dict("records")
+    found = [*_data(stats), *_accuracy(stats, test), *_firing(rows), *_information(stats, rows)]
     found += [*_selectivity(stats), *_favourite(stats), *_softmax(stats)]
     if test is not None:
         found += _carry(stats, test)
     return found
 
 
-def check_pair(stats: FiringStats, test: FiringStats) -> None:
-    """Raise unless both are of one model, with the same layers, units and classes.
-
-    Raises:
-        InputError: Says what differs.
-    """
-    wanted = "train and test statistics must be of one model, with the same layers and classes"
-    digests = [part.header.get("model", {}).get("digest") for part in (stats, test)]
-    if None not in digests and digests[0] != digests[1]:
-        raise InputError(wanted, f"found weights with digests {digests[0]} and {digests[1]}", "Record both with the same weights.")
-    if list(stats) != list(test):
-        odd = sorted(set(stats) ^ set(test))
-        raise InputError(wanted, f"only one of them has {', '.join(map(repr, odd[:3]))}" if odd else "found another order of layers")
-    if stats.classes != test.classes:
-        raise InputError(wanted, f"found {stats.classes} and {test.classes} classes")
-    for name, layer in stats.items():
-        if layer.units != test[name].units:
-            raise InputError(wanted, f"layer {name!r} has {layer.units} and {test[name].units} units")
-
-
-def _data(stats: FiringStats, frame: "pandas.DataFrame") -> Iterator[Finding]:
-    units, layers = int(frame["units"].sum()), len(stats)
+def _data(stats: FiringStats) -> Iterator[Finding]:
+    units, layers = sum(layer.units for layer in stats.values()), len(stats)
+    text = f"{_count(units, 'unit')} in {_count(layers, 'layer')}, "
+    text += f"seen on {_count(stats.samples, 'sample')} of {_count(stats.classes, 'class')}."
     numbers = {"units": units, "layers": layers, "samples": stats.samples, "classes": stats.classes}
-    text = f"{_count(units, 'unit')} in {_count(layers, 'layer')}, seen on {_count(stats.samples, 'sample')} of {_count(stats.classes, 'class')}."
     yield Finding(text, "data", numbers=numbers)
     counts = stats.class_counts
     empty = [_short(stats.class_names[c]) for c in (counts == 0).nonzero()[:, 0].tolist()]
     if empty:
-        text = f"There is no sample of {_list(empty, 'class', 'classes')}: nothing is said of {'it' if len(empty) == 1 else 'them'}."
+        text = f"There is no sample of {_list(empty, 'class', 'classes')}: nothing is said of "
+        text += "it." if len(empty) == 1 else "them."
         yield Finding(text, "data", "caution", {"classes_without_samples": len(empty)})
     seen = counts[counts > 0]
     if len(seen) > 1 and int(seen.max()) >= 10 * int(seen.min()):
-        rare, common = (stats.class_names[int((counts == value).nonzero()[0])] for value in (seen.min(), seen.max()))
-        text = (
-            f"Classes are uneven: {_count(int(seen.max()), 'sample')} of {_short(common)}, {int(seen.min()):,} of {_short(rare)}. "
-            "Measures over all samples lean towards the large classes."
-        )  # fmt: skip
-        yield Finding(text, "data", "caution", {"largest_class": int(seen.max()), "smallest_class": int(seen.min())})
+        most, least = int(seen.max()), int(seen.min())
+        common, rare = (_short(stats.class_names[int((counts == value).nonzero()[0])]) for value in (most, least))
+        text = f"Classes are uneven: {_count(most, 'sample')} of {common}, {least:,} of {rare}. "
+        text += "Measures over all samples lean towards the large classes."
+        yield Finding(text, "data", "caution", {"largest_class": most, "smallest_class": least})
 
 
 def _accuracy(stats: FiringStats, test: FiringStats | None) -> Iterator[Finding]:
@@ -116,17 +93,21 @@ def _accuracy(stats: FiringStats, test: FiringStats | None) -> Iterator[Finding]
         return
     share, common = stats.accuracy, float(stats.class_counts.max() / max(stats.samples, 1))
     numbers = {"accuracy": share, "most_frequent_class": common}
+    last = stats
     if test is None or test.accuracy is None:
         text = f"The model classifies {_percent(share)} of these samples correctly."
     else:
-        gap = share - test.accuracy
-        error = 1.96 * math.sqrt(sum(_variance(part.accuracy or 0.0, part.samples) for part in (stats, test)))
+        last, gap = test, share - test.accuracy
+        digits = 2 if min(stats.samples, test.samples) >= 5000 else 1
+        error = 1.96 * math.sqrt(_variance(share, stats.samples) + _variance(test.accuracy, test.samples))
         numbers |= {"test_accuracy": test.accuracy, "gap": gap, "gap_low": gap - error, "gap_high": gap + error}
-        text = f"The model classifies {_percent(share)} of these samples and {_percent(test.accuracy)} of the test samples correctly"
+        text = f"The model classifies {100 * share:.{digits}f} % of these samples "
+        text += f"and {100 * test.accuracy:.{digits}f} % of the test samples correctly"
         if abs(gap) > error:
             side = "a gap of" if gap > 0 else "the test set is the easier one, by"
             low, high = sorted((abs(gap - error), abs(gap + error)))
-            text += f": {side} {100 * abs(gap):.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f})."
+            interval = f"95 % interval {100 * low:.{digits}f} to {100 * high:.{digits}f}"
+            text += f": {side} {100 * abs(gap):.{digits}f} points ({interval})."
         else:
             text += "; the difference is within chance."
     yield Finding(text, "accuracy", numbers=numbers)
@@ -134,60 +115,70 @@ def _accuracy(stats: FiringStats, test: FiringStats | None) -> Iterator[Finding]
         text = f"That is no better than always naming the most frequent class ({_percent(common)})."
         yield Finding(text, "accuracy", "caution", numbers)
         return
-    last = test if test is not None and test.accuracy is not None else stats
-    if last.class_accuracy is None:
+    shares, overall = last.class_accuracy, last.accuracy
+    if shares is None or overall is None:
         return
-    shares = torch.nan_to_num(last.class_accuracy, nan=2.0)
-    worst, overall = int(shares.argmin()), float(last.accuracy or 0.0)
+    worst = int(torch.nan_to_num(shares, nan=2.0).argmin())
     count, low = int(last.class_counts[worst]), float(shares[worst])
     if count >= 20 and overall - low > _SURE * math.sqrt(_variance(overall, count)):
-        where = "test samples" if last is test else "samples"
-        text = f"Class {_short(last.class_names[worst])} is the hardest: {_percent(low)} of its {count:,} {where} are right, against {_percent(overall)} of all."
-        yield Finding(text, "accuracy", numbers={"class": worst, "class_accuracy": low, "samples": count, "accuracy": overall})
+        text = f"Class {_short(last.class_names[worst])} is the hardest: {_percent(low)} of its {count:,} "
+        text += f"{'test samples' if last is test else 'samples'} are right, against {_percent(overall)} of all."
+        numbers = {"class": worst, "class_accuracy": low, "samples": count, "accuracy": overall}
+        yield Finding(text, "accuracy", numbers=numbers)
 
 
-def _firing(frame: "pandas.DataFrame") -> Iterator[Finding]:
-    units = int(frame["units"].sum())
-    for column, verb, verbs in (("dead", "never fires", "never fire"), ("always_on", "fires for every sample", "fire for every sample")):
-        count = int(frame[column].sum())
-        if not count:
-            if column == "dead":
-                yield Finding(f"Every one of the {units:,} units fires for some sample.", "firing", numbers={"dead": 0, "units": units})
-            continue
-        text = f"{count:,} of {_count(units, 'unit')} {verb if count == 1 else verbs} ({_percent(count / units)})"
-        most = int(frame[column].to_numpy().argmax())
-        here, name, size = int(frame[column][most]), str(frame["layer"][most]), int(frame["units"][most])
-        if len(frame) > 1:
-            text += f", all of them in {_short(name)}" if here == count > 1 else f", most of them in {_short(name)} ({here:,} of {size:,})" if 2 * here > count else ""
-        numbers = {column: count, "units": units, f"{column}_there": here, "layer": name}
-        if column == "always_on":
-            text += "; whether they fire tells nothing about the class" if count > 1 else "; whether it fires tells nothing about the class"
-        caution = column == "dead" and 4 * count > units
-        yield Finding(f"{text}.", "firing", "caution" if caution else "fact", numbers)
+def _firing(rows: list[dict]) -> Iterator[Finding]:
+    units, dead = sum(row["units"] for row in rows), sum(row["dead"] for row in rows)
+    if dead:
+        caution = 4 * dead > units
+        text = _where(rows, "dead", "never fires" if dead == 1 else "never fire")
+        yield Finding(f"{text}.", "firing", "caution" if caution else "fact", {"dead": dead, "units": units})
+    else:
+        text = f"Every one of the {units:,} units fires for some sample."
+        yield Finding(text, "firing", numbers={"dead": 0, "units": units})
+    if count := sum(row["always_on"] for row in rows):
+        text = _where(rows, "always_on", "fires for every sample" if count == 1 else "fire for every sample")
+        text += f"; whether {'it fires' if count == 1 else 'they fire'} tells nothing about the class."
+        yield Finding(text, "firing", numbers={"always_on": count, "units": units})
 
 
-def _information(stats: FiringStats, frame: "pandas.DataFrame") -> Iterator[Finding]:
+def _where(rows: list[dict], column: str, verb: str) -> str:
+    """How many units are so, and in which layer most of them are, if they are."""
+    count, units = sum(row[column] for row in rows), sum(row["units"] for row in rows)
+    most = max(rows, key=lambda row: row[column])
+    text = f"{count:,} of {_count(units, 'unit')} {verb} ({_percent(count / units)})"
+    if len(rows) > 1 and most[column] == count > 1:
+        text += f", all of them in {_short(most['layer'])}"
+    elif len(rows) > 1 and 2 * most[column] > count:
+        here = f", most of them in {_short(most['layer'])} ({most[column]:,} of {most['units']:,})"
+        text += here if count > 1 else f", in {_short(most['layer'])}"
+    return text
+
+
+def _information(stats: FiringStats, rows: list[dict]) -> Iterator[Finding]:
     seen = int((stats.class_counts > 0).sum())
-    live = frame[frame["live"] > 0]
-    if seen < 2 or not len(live):
+    live = [row for row in rows if row["live"]]
+    if seen < 2 or not live:
         return
-    row = live.loc[live["mutual_information"].idxmax()]
-    layer = stats[str(row["layer"])]
-    mean, chance = float(row["mutual_information"]), float(row["mutual_information"] - row["mutual_information_excess"])
+    row = max(live, key=lambda row: row["mutual_information"])
+    layer, mean = stats[row["layer"]], row["mutual_information"]
+    chance = mean - row["mutual_information_excess"]
     numbers = {"layer": layer.name, "mutual_information": mean, "shuffled": chance}
     text = f"Knowing whether a unit of {_short(layer.name)} fires tells {_bits(mean)} about the class on average"
-    text += ", more than in any other layer" if len(live) > 1 else ""
-    if mean > 3 * chance:
-        yield Finding(f"{text}; shuffled labels would give {_bits(chance)}.", "information", numbers=numbers)
-    else:
-        text += f"; shuffled labels would give {_bits(chance)}, so most of that is chance. More samples would tell."
+    if mean <= 3 * chance:
+        text += ", the most of all layers; but" if len(live) > 1 else ";"
+        part = "it may be chance" if mean < 1.5 * chance else "part of it is chance"
+        text += f" shuffled labels would give up to {_bits(chance)}, so {part}. More samples would tell."
         yield Finding(text, "information", "caution", numbers)
         return
-    values = unit_values(layer, "mutual_information")
-    if values is not None and float(values.max()) > 2 * mean:
-        best, limit = int(values.argmax()), min(1.0, math.log2(seen))
+    text += ", more than in any other layer" if len(live) > 1 else ""
+    yield Finding(f"{text}; shuffled labels would give {_bits(chance)}.", "information", numbers=numbers)
+    values = mutual_information(layer)
+    best, limit = int(values.argmax()), min(1.0, math.log2(seen))
+    if float(values[best]) > 2 * mean:
         text = f"The most informative unit there is number {best}: {_bits(float(values[best]))} of at most {limit:.3g}."
-        yield Finding(text, "information", numbers={"layer": layer.name, "unit": best, "mutual_information": float(values[best]), "most": limit})
+        numbers = {"layer": layer.name, "unit": best, "mutual_information": float(values[best]), "most": limit}
+        yield Finding(text, "information", numbers=numbers)
 
 
 def _selectivity(stats: FiringStats) -> Iterator[Finding]:
@@ -202,31 +193,27 @@ def _selectivity(stats: FiringStats) -> Iterator[Finding]:
         errors.append(float(values.std(ddof=1)) / math.sqrt(len(values)))
     if len(names) < 2 or len(names) < len(stats):
         return
-    numbers = {"first": means[0], "last": means[-1], "layers": len(names)}
+    numbers: dict[str, Any] = {"first": means[0], "last": means[-1], "layers": len(names)}
     if len(names) == 2:
         if abs(means[1] - means[0]) > _SURE * math.hypot(*errors) and means[0] > 0:
             change = means[1] / means[0] - 1
-            text = (
-                f"The second layer is {_percent(abs(change))} {'more' if change > 0 else 'less'} class-selective than the first "
-                f"({means[1]:.2f} against {means[0]:.2f}, means over live units)."
-            )  # fmt: skip
+            text = f"The second layer is {_percent(abs(change))} {'more' if change > 0 else 'less'} class-selective "
+            text += f"than the first ({means[1]:.2f} against {means[0]:.2f}, means over live units)."
         else:
             text = f"Both layers are about equally class-selective ({means[0]:.2f} and {means[1]:.2f}, means over live units)."
         yield Finding(text, "selectivity", numbers=numbers)
         return
-    trend, top = _rank_correlation(np.arange(len(means)), np.array(means)), int(np.argmax(means))
+    trend, top = rank_correlation(np.arange(len(means)), np.array(means)), int(np.argmax(means))
     clear = abs(trend) * math.sqrt(len(means) - 1) > _SURE or abs(trend) > 0.999
     if clear and abs(means[-1] - means[0]) > _SURE * math.hypot(errors[0], errors[-1]):
-        text = (
-            f"Units become {'more' if trend > 0 else 'less'} class-selective with depth: from {means[0]:.2f} in {_short(names[0])} "
-            f"to {means[-1]:.2f} in {_short(names[-1])} (means over live units; rank correlation with depth {trend:.2f})."
-        )  # fmt: skip
+        text = f"Units become {'more' if trend > 0 else 'less'} class-selective with depth: from {means[0]:.2f} "
+        text += f"in {_short(names[0])} to {means[-1]:.2f} in {_short(names[-1])} "
+        text += f"(means over live units; rank correlation with depth {trend:.2f})."
     else:
-        text = (
-            f"Class selectivity has no clear trend with depth; it is highest in {_short(names[top])} "
-            f"({means[top]:.2f}, mean over live units)."
-        )  # fmt: skip
-    yield Finding(text, "selectivity", numbers={**numbers, "rank_correlation": trend, "highest": means[top], "highest_layer": names[top]})
+        text = f"Class selectivity has no clear trend with depth; it is highest in {_short(names[top])} "
+        text += f"({means[top]:.2f}, mean over live units)."
+    numbers |= {"rank_correlation": trend, "highest": means[top], "highest_layer": names[top]}
+    yield Finding(text, "selectivity", numbers=numbers)
 
 
 def _favourite(stats: FiringStats) -> Iterator[Finding]:
@@ -240,13 +227,12 @@ def _favourite(stats: FiringStats) -> Iterator[Finding]:
     chosen = live[kl_selectivity(layer)[live].argsort(descending=True, stable=True)[:top]]
     votes = torch.bincount(torch.nan_to_num(class_means(layer), nan=-torch.inf)[:, chosen].argmax(0), minlength=layer.classes)
     best, even = int(votes.argmax()), 1 / len(seen)
-    if int(votes[best]) - top * even < (_SURE + 0.5) * math.sqrt(top * even * (1 - even)):
+    if int(votes[best]) < 5 or int(votes[best]) - top * even < (_SURE + 0.5) * math.sqrt(top * even * (1 - even)):
         return
-    text = (
-        f"Of the {top} units of {_short(name)} with the largest KL selectivity, {int(votes[best])} are most active for class "
-        f"{_short(stats.class_names[best])}; an equal share would be {top * even:.0f}."
-    )  # fmt: skip
-    yield Finding(text, "selectivity", numbers={"layer": name, "units": top, "class": best, "prefer_it": int(votes[best]), "equal_share": top * even})
+    text = f"Of the {top} units of {_short(name)} with the largest KL selectivity, {int(votes[best])} are most active "
+    text += f"for class {_short(stats.class_names[best])}; an equal share would be {max(top * even, 1):.0f}."
+    numbers = {"layer": name, "units": top, "class": best, "prefer_it": int(votes[best]), "equal_share": top * even}
+    yield Finding(text, "selectivity", numbers=numbers)
 
 
 def _softmax(stats: FiringStats) -> Iterator[Finding]:
@@ -262,81 +248,42 @@ def _softmax(stats: FiringStats) -> Iterator[Finding]:
     falls, stays = plain[-1] < plain[0] - 1e-6, free[-1] < free[0] - 1e-6
     steps, both = (plain.diff(dim=0) < 0).all(0), falls & stays
     numbers = {
-        "classes": classes, "fall": int(falls.sum()), "fall_at_every_step": int(steps.sum()), "fall_scale_free": int(stays.sum()),
-        "survive": int(both.sum()), "first": float(plain[0].mean()), "last": float(plain[-1].mean()),
+        "classes": classes, "fall": int(falls.sum()), "fall_at_every_step": int(steps.sum()),
+        "fall_scale_free": int(stays.sum()), "survive": int(both.sum()),
+        "first": float(plain[0].mean()), "last": float(plain[-1].mean()),
         "first_scale_free": float(free[0].mean()), "last_scale_free": float(free[-1].mean()),
     }  # fmt: skip
-    text = (
-        f"From the first to the last layer, softmax entropy falls for {_of(int(falls.sum()), classes)} "
-        f"(mean {_close(numbers['first'], numbers['last'])})"
-    )  # fmt: skip
-    text += f", at every step for {int(steps.sum())}." if len(layers) > 2 else "."
+    text = f"From the first to the last layer, softmax entropy falls for {_of(int(falls.sum()), classes)} "
+    text += f"(mean {_close(numbers['first'], numbers['last'])})"
+    text += f", at every step for {int(steps.sum()) or 'none'}." if len(layers) > 2 else "."
     if int(falls.sum()):
         survive = int(both.sum())
         change = _close(numbers["first_scale_free"], numbers["last_scale_free"])
         if survive:
             word = "all of them" if survive == int(falls.sum()) > 1 else f"{survive} of them"
-            text += f" With the scale of the activations removed it still falls for {word} (mean {change})."
+            text += f" With the scale of the activations removed it still falls for {word} (mean over all {change})."
         else:
-            text += f" With the scale of the activations removed it falls for none of them (mean {change}): the fall is one of scale, not of a sharper pattern."
+            text += f" With the scale of the activations removed it falls for none of them (mean over all {change}): "
+            text += "the fall is one of scale, not of a sharper pattern."
     yield Finding(text, "softmax", numbers=numbers)
-
-
-def carry_over(stats: FiringStats, test: FiringStats) -> list[dict[str, Any]]:
-    """How far per-unit measures carry over to other data: for each layer and measure the two means and the correlation.
-
-    Args:
-        stats: Statistics.
-        test: Statistics of the same model on other data.
-
-    Returns:
-        Rows with layer, measure, units (live in both), mean, test_mean, pearson and spearman (NaN where one of them is constant).
-    """
-    rows = []
-    for name, layer in stats.items():
-        live = (live_units(layer) & live_units(test[name])).numpy()
-        for row in MEASURES:
-            if not row.per_unit:
-                continue
-            mine, theirs = unit_values(layer, row.name), unit_values(test[name], row.name)
-            if mine is None or theirs is None:
-                continue
-            a, b = mine.numpy()[live], theirs.numpy()[live]
-            rows.append({
-                "layer": name, "measure": row.name, "units": int(live.sum()), "mean": float(a.mean()) if len(a) else math.nan,
-                "test_mean": float(b.mean()) if len(b) else math.nan, "pearson": _correlation(a, b), "spearman": _rank_correlation(a, b),
-            })  # fmt: skip
-    return rows
 
 
 def _carry(stats: FiringStats, test: FiringStats) -> Iterator[Finding]:
     rows = [row for row in carry_over(stats, test) if row["measure"] == "mutual_information" and row["units"] >= 10]
-    rows = [row for row in rows if not math.isnan(row["spearman"])]
+    chance = (int((test.class_counts > 0).sum()) - 1) / (2 * max(test.samples, 1) * math.log(2))
+    rows = [row for row in rows if not math.isnan(row["spearman"]) and row["test_mean"] > _SURE * chance]
     if not rows:
         return
     values = [row["spearman"] for row in rows]
     low, high = min(values), max(values)
     span = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
     word = "carries over" if low > 0.9 else "carries over in part" if low > 0.5 else "does not carry over everywhere"
-    text = (
-        f"Which units are informative {word} to the {_count(test.samples, 'test sample')}: rank correlation of mutual information "
-        f"{span} over {_count(len(rows), 'layer')}."
-    )  # fmt: skip
+    where = f"in {_short(rows[0]['layer'])}" if len(rows) == 1 else f"over {len(rows)} layers"
+    if len(rows) < len(stats):
+        where += ", the only one that tells more than chance" if len(rows) == 1 else ", those that tell more than chance"
+    text = f"Which units are informative {word} to the {_count(test.samples, 'test sample')}: "
+    text += f"rank correlation of mutual information {span} {where}."
     yield Finding(text, "carry", "fact" if low > 0.5 else "caution", {"lowest": low, "highest": high, "layers": len(rows)})
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) < 3 or a.std() < 1e-12 or b.std() < 1e-12:
-        return math.nan
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    import pandas as pd
-
-    if len(a) < 3 or a.std() < 1e-12 or b.std() < 1e-12:
-        return math.nan
-    return _correlation(pd.Series(a).rank().to_numpy(), pd.Series(b).rank().to_numpy())
 
 
 def _variance(share: float, samples: int) -> float:
@@ -349,8 +296,10 @@ def _count(number: int, word: str) -> str:
 
 def _of(number: int, classes: int) -> str:
     if number in (0, classes):
-        return f"{'all' if number else 'none of the'} {classes} classes" if classes > 1 else "the one class" if number else "no class"
-    return f"{number} of {classes} classes"
+        if classes == 1:
+            return "the one class" if number else "no class"
+        return f"{'all' if number else 'none of the'} {classes:,} classes"
+    return f"{number:,} of {classes:,} classes"
 
 
 def _percent(share: float) -> str:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -141,6 +142,7 @@ def record(
         "data": _data(batches),
         "class_names": list(class_names) if class_names is not None else class_names_of(batches),
         "histograms": recording.said,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"cofire": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }
     stats = recording.finish(header, [info.name for info in taps.layers])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cofire.errors import InputError
 from cofire.files import atomic
-from cofire.report.page import page
-from cofire.report.payload import Payload, payload, twin
+from cofire.report.contents import Payload, payload, twin
+from cofire.report.page import assembled
 from cofire.stats import FiringStats
 
 __all__ = ["Payload", "payload", "twin", "write"]
@@ -54,11 +54,15 @@ def write(
     path = Path(path)
     numbers = path.with_suffix(".json")
     if numbers == path:
-        raise InputError("path names the HTML file", f"found {str(path)!r}, which is where the numbers go", "Let it end in .html.")
+        raise InputError(
+            "path names the HTML file", f"found {str(path)!r}, which is where the numbers go", "Let it end in .html."
+        )
     shown = payload(stats, test, title=title, command=command, seed=seed, notes=notes, created=datetime.now(UTC))
-    html = page(shown, numbers.name)
+    html = assembled(shown, numbers.name)
     with atomic(numbers) as temporary:
-        temporary.write_text(json.dumps(twin(shown), ensure_ascii=False, separators=(",", ":"), allow_nan=False), encoding="utf-8")
+        temporary.write_text(
+            json.dumps(twin(shown), ensure_ascii=False, separators=(",", ":"), allow_nan=False), encoding="utf-8"
+        )
     with atomic(path) as temporary:
         temporary.write_text(html, encoding="utf-8", newline="\n")
     return path

@@ -36,21 +36,23 @@ class Chosen:
 
 
 def choose(stats: FiringStats) -> Chosen:
-    """The units to show in detail: all of them where they fit, else those of each layer with the largest mutual information."""
+    """The units to show in detail: all where they fit, else those of each layer with the largest mutual information."""
     units = {name: layer.units for name, layer in stats.items()}
     ranks = {name: mutual_information(layer).argsort(descending=True, stable=True).numpy() for name, layer in stats.items()}
     bins = {name: fewer_bins(layer.bins) or 30 for name, layer in stats.items()}
+    counted = {name for name, layer in stats.items() if layer.histogram is not None or layer.sketch is not None}
+    by_class = {name for name, layer in stats.items() if layer.class_histogram is not None and fewer_bins(layer.bins)}
     costs = {
         "table": (dict.fromkeys(units, 1), _TABLE_UNITS, set(units)),
         "profile": (dict.fromkeys(units, stats.classes), _PROFILE_NUMBERS, set(units)),
-        "histogram": (bins, _HISTOGRAM_NUMBERS, {n for n, layer in stats.items() if layer.histogram is not None or layer.sketch is not None}),
-        "by_class": (
-            {name: stats.classes * bins[name] for name in units}, _CLASS_HISTOGRAM_NUMBERS,
-            {n for n, layer in stats.items() if layer.class_histogram is not None and fewer_bins(layer.bins)},
-        ),
+        "histogram": (bins, _HISTOGRAM_NUMBERS, counted),
+        "by_class": ({name: stats.classes * bins[name] for name in units}, _CLASS_HISTOGRAM_NUMBERS, by_class),
+    }
+    words = {
+        "table": ("table", "the table"), "profile": ("firing", "values by class"),
+        "histogram": ("units", "histograms"), "by_class": ("units", "histograms by class"),
     }  # fmt: skip
-    sets, words = {}, {"table": ("table", "the table"), "profile": ("firing", "values by class"),
-                       "histogram": ("units", "histograms"), "by_class": ("units", "histograms by class")}  # fmt: skip
+    sets = {}
     left_out: dict[str, list[str]] = {}
     for kind, (cost, budget, able) in costs.items():
         here = {name: units[name] for name in units if name in able}
@@ -59,8 +61,14 @@ def choose(stats: FiringStats) -> Chosen:
         kept, total = sum(counts.values()), sum(here.values())
         if kept < total:
             section, what = words[kind]
-            text = f"To keep this page small, {what} cover {kept:,} of {total:,} units: those of each layer with the largest mutual information."
-            left_out.setdefault(section, []).append(text.replace("table cover", "table covers"))
+            verb = "covers" if kind == "table" else "cover"
+            text = f"To keep this page small, {what} {verb} {kept:,} of {total:,} units: "
+            left_out.setdefault(section, []).append(f"{text}those of each layer with the largest mutual information.")
+    for name, layer in stats.items():
+        if layer.class_histogram is not None and not fewer_bins(layer.bins):
+            text = f"The {layer.bins:,} bins of {name!r} do not join evenly into fewer: "
+            left_out.setdefault("units", []).append(f"{text}there are no histograms by class.")
+            break
     return Chosen(**sets, left_out=left_out)
 
 

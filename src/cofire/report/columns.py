@@ -1,4 +1,4 @@
-"""Numbers on their way into a page: whole multiples of a decimal step, so that what is shown is what is stored, to the last digit."""
+"""Numbers as whole multiples of a decimal step, so that what a page shows is what it stores, to the last digit."""
 
 import base64
 import gzip

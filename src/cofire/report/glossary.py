@@ -18,7 +18,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "always_on": ("yes or no", "The unit fires for every sample."),
     "unit": ("number", "Number of the unit in its layer, from 0."),
     "quartiles": ("as the measure", "Smallest value, quartiles, largest value and mean over a layer's live units."),
-    "outline": ("share of the peak", "Density of the measure over live units, at equal steps from its smallest to its largest value."),
+    "outline": (
+        "share of the peak",
+        "Density of the measure over live units, at equal steps over its range.",
+    ),
     "profile_units": ("number", "The units for which values by class are given."),
     "firing": ("share", "Share of a class's samples in which the unit fires."),
     "means": ("activation", "Mean activation over a class's samples."),
@@ -39,6 +42,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Unit and words of every column that is not itself a measure, by the part of its name before the slash or after it."""
 
+_NAMES = {
+    "mean": "Mean activation", "std": "Standard deviation", "means": "Mean activation for a class",
+    "shares": "Share of the softmax", "maps": "Mean map",
+}  # fmt: skip
 _LAYER = {
     "layer": ("", "Name of the layer, in the order of the forward pass."),
     "kind": ("", "The non-linearity whose output is recorded."),
@@ -65,7 +72,10 @@ def glossary() -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "measures": measures,
-        "columns": {name: {"unit": unit, "words": words, "label": _label(name)} for name, (unit, words) in COLUMNS.items()},
+        "columns": {
+            name: {"unit": unit, "words": words, "label": _NAMES.get(name, _label(name))}
+            for name, (unit, words) in COLUMNS.items()
+        },
         "layers": {name: {"unit": unit, "words": words, "label": _label(name)} for name, (unit, words) in _LAYER.items()},
     }
 

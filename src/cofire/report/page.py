@@ -9,15 +9,15 @@ from importlib.resources import files
 from typing import Any
 
 from cofire.report.columns import encode
-from cofire.report.payload import Payload
+from cofire.report.contents import Payload
 
-__all__ = ["bundle", "embedded", "page"]
+__all__ = ["assembled", "bundle", "embedded"]
 
 _IMPORT = re.compile(r'^import (\{[^}]*\}|\* as \w+) from "([./\w-]+)";$', re.M)
 _EXPORT = re.compile(r"^export (?:const|(?:async )?function) (\w+)", re.M)
 
 
-def page(shown: Payload, numbers: str) -> str:
+def assembled(shown: Payload, numbers: str) -> str:
     """The whole page.
 
     Args:

@@ -28,7 +28,11 @@ def unit_columns(stats: FiringStats, chosen: Chosen, prefix: str = "unit") -> di
     """One value per unit of the table, all layers one after the other."""
     parts: dict[str, list[np.ndarray]] = {}
     largest: dict[str, list[float]] = {}
-    names = [row.name for row in MEASURES if row.per_unit]
+    names = [
+        row.name
+        for row in MEASURES
+        if row.per_unit and any(unit_values(layer, row.name) is not None for layer in stats.values())
+    ]
     for name, layer in stats.items():
         rows, dead = chosen.table[name], dead_units(layer).numpy()
         mean, std = unit_spread(layer)
@@ -55,7 +59,7 @@ def unit_columns(stats: FiringStats, chosen: Chosen, prefix: str = "unit") -> di
         elif key == "firing_rate":
             per = 1_000_000
         else:
-            per = SHARE * 10 if key in names else 1
+            per = _step(largest[key]) if key in names else 1
         made[f"{prefix}/{key}"] = column(np.concatenate(values), "units", per)
     return made
 
@@ -72,13 +76,14 @@ def measure_columns(stats: FiringStats) -> dict[str, Column]:
             values.append(np.empty(0) if found is None else found[live_units(layer)].numpy())
         if not any(len(part) for part in values):
             continue
-        made[f"quartiles/{row.name}"] = column(np.stack([quartiles(part) for part in values]), "layers quartiles", SHARE * 10)
-        made[f"outline/{row.name}"] = column(np.stack([outline(part) for part in values]), "layers points", 200)
+        ends = np.stack([quartiles(part) for part in values])
+        made[f"quartiles/{row.name}"] = column(ends, "layers quartiles", _step([_largest(ends)]))
+        made[f"outline/{row.name}"] = column(np.stack([outline(part) for part in values]), "layers points", 100)
     return made
 
 
 def class_columns(stats: FiringStats, chosen: Chosen) -> dict[str, Column]:
-    """For every layer, unit and class: firing probability, mean activation, share of the layer's softmax; and the units' orders."""
+    """For every layer, unit and class: firing probability, mean activation, share of the softmax; and orders of units."""
     made = {}
     for index, (name, layer) in enumerate(stats.items()):
         rows = chosen.profile[name]
@@ -101,7 +106,7 @@ def class_columns(stats: FiringStats, chosen: Chosen) -> dict[str, Column]:
 
 
 def histogram_columns(stats: FiringStats, chosen: Chosen) -> dict[str, Column]:
-    """Histograms of non-zero activations: over all samples, and over each class's, with their ranges and the zeros beside them."""
+    """Histograms of non-zero activations over all samples and over each class's, with their ranges and the zeros beside."""
     made = {}
     for index, (name, layer) in enumerate(stats.items()):
         rows, picked = chosen.histogram[name], chosen.by_class[name]
@@ -124,7 +129,7 @@ def histogram_columns(stats: FiringStats, chosen: Chosen) -> dict[str, Column]:
 
 
 def map_columns(stats: FiringStats) -> tuple[dict[str, Column], list[str]]:
-    """Mean activation over channels and a class's samples at every position, and its mean over classes; with what was left out."""
+    """Mean activation over channels and a class's samples at every position, its mean over classes, and what was left out."""
     with_maps = {i: layer for i, layer in enumerate(stats.values()) if layer.maps is not None}
     sizes = [layer.maps.shape[1:].numel() for layer in with_maps.values() if layer.maps is not None]
     classes, shrink, words = stats.classes, 1, []
@@ -144,6 +149,11 @@ def map_columns(stats: FiringStats) -> tuple[dict[str, Column], list[str]]:
         made[f"maps/{index}"] = column(maps[:most], "classes height width", per)
         made[f"maps_mean/{index}"] = column(maps.nanmean(0), "height width", per)
     return made, words
+
+
+def _step(largest: list[float]) -> float:
+    """A hundred-thousandth, or more where a measure has no bounds and is very large."""
+    return min(SHARE * 10, decimals(max(largest, default=0.0), 9) if max(largest, default=0.0) > 1 else SHARE * 10)
 
 
 def _preferred(layer: LayerStats) -> np.ndarray:

@@ -2,8 +2,14 @@
 
 const LIGHT = ["#fbf9f4", "#fbe0a6", "#f3a357", "#d9574b", "#9a2c64", "#4a1a5c", "#1b0f33"];
 const DARK = ["#19171e", "#41205f", "#872a6b", "#c8464f", "#ee8245", "#f8c25f", "#fdf6cf"];
-const BELOW = { light: ["#fbf9f4", "#9cc6d8", "#2f7fa3", "#12405a"], dark: ["#19171e", "#1f4f66", "#3f94b8", "#bfe6f3"] };
-const ABOVE = { light: ["#fbf9f4", "#f6b98a", "#d4532f", "#7a1f14"], dark: ["#19171e", "#6b2c1c", "#d8643a", "#fbd3b4"] };
+const BELOW = {
+  light: ["#fbf9f4", "#9cc6d8", "#2f7fa3", "#12405a"],
+  dark: ["#19171e", "#1f4f66", "#3f94b8", "#bfe6f3"],
+};
+const ABOVE = {
+  light: ["#fbf9f4", "#f6b98a", "#d4532f", "#7a1f14"],
+  dark: ["#19171e", "#6b2c1c", "#d8643a", "#fbd3b4"],
+};
 
 export const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches && !matchMedia("print").matches;
 

@@ -76,9 +76,16 @@ export async function open(meta, text) {
     pick(layer, unit, jump = false) {
       data.picked = { layer, unit };
       listeners.forEach((listener) => listener(data.picked));
-      if (jump) document.getElementById("units")?.scrollIntoView({ block: "start" });
+      const section = jump ? document.getElementById("units") : null;
+      section?.focus({ preventScroll: true });
+      section?.scrollIntoView({ block: "start" });
     },
     findings: (...kinds) => meta.findings.filter((finding) => kinds.includes(finding.kind)),
+    /** The layer to show first: the one whose units tell most about the class. */
+    start: meta.summary.reduce(
+      (best, row, i) => ((row.mutual_information ?? -1) > (meta.summary[best].mutual_information ?? -1) ? i : best),
+      0,
+    ),
     measure: (name) => meta.glossary.measures.find((row) => row.name === name),
   };
   return data;

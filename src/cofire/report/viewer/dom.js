@@ -24,6 +24,11 @@ export function s(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+/** Calls back when the colour scheme changes, and before and after printing, which is always on light paper. */
+export function whenColoursChange(call) {
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", call);
+}
+
 /** Redraws whenever the place changes its width, or the colour scheme changes. `draw` gets the width in pixels. */
 export function responsive(place, draw) {
   let width = 0;
@@ -32,7 +37,7 @@ export function responsive(place, draw) {
     if (now > 0 && (force || now !== width)) draw((width = now));
   };
   new ResizeObserver(() => again(false)).observe(place);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => again(true));
+  whenColoursChange(() => again(true));
   again(true);
   return () => again(true);
 }
@@ -83,7 +88,8 @@ export function showTip(x, y, lines) {
   const tip = document.getElementById("tip");
   tip.replaceChildren(
     ...lines.filter(Boolean).map((line, i) => {
-      if (Array.isArray(line)) return h("div", { class: "pair" }, h("span", null, line[0]), h("b", { "data-value": line[1] }, line[1]));
+      if (Array.isArray(line))
+        return h("div", { class: "pair" }, h("span", null, line[0]), h("b", { "data-value": line[1] }, line[1]));
       return h("div", { class: i ? "" : "head" }, line);
     }),
   );
@@ -116,7 +122,7 @@ export function tipped(node, lines) {
 export function choice(label, options, value, change) {
   const list = h(
     "select",
-    { onchange: (event) => change(event.target.value) },
+    { "aria-label": label, onchange: (event) => change(event.target.value) },
     options.map(([key, text]) => h("option", { value: key, selected: String(key) === String(value) }, text)),
   );
   return h("label", { class: "control" }, h("span", null, label), list);
@@ -124,5 +130,10 @@ export function choice(label, options, value, change) {
 
 /** A figure: a title that says what is seen, a note on what the numbers are, and a place to draw in. */
 export function figure(title, note, ...content) {
-  return h("figure", null, h("figcaption", null, title ? h("strong", null, title) : null, note ? h("span", null, note) : null), content);
+  return h(
+    "figure",
+    null,
+    h("figcaption", null, title ? h("strong", null, title) : null, note ? h("span", null, note) : null),
+    content,
+  );
 }

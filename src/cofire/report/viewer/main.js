@@ -18,7 +18,11 @@ const SECTIONS = { overview, measures, firing, softmax, units, maps, table, carr
 function heading(meta) {
   const { model, data } = meta.reproduction;
   const { samples, layers, units } = meta.overview;
-  const what = [model.name, [data.name, data.split].filter(Boolean).join(" "), `${count(units)} units in ${count(layers)} layers, ${count(samples)} samples`];
+  const what = [
+    model.name,
+    [data.name, data.split].filter(Boolean).join(" "),
+    `${count(units)} units in ${count(layers)} layers, ${count(samples)} samples`,
+  ];
   return h(
     "header",
     null,
@@ -34,7 +38,14 @@ function place(key, section, data) {
   const said = data.findings(...(section.says ?? []));
   const lead = said.map((finding) => h("p", { class: `lead ${finding.level}` }, finding.text));
   const left = (data.meta.left_out[key] ?? []).map((text) => h("p", { class: "left-out" }, text));
-  const root = h("section", { id: key, tabindex: "-1", "aria-labelledby": `${key}-title` }, h("h2", { id: `${key}-title` }, section.title), lead, body, left);
+  const root = h(
+    "section",
+    { id: key, tabindex: "-1", "aria-labelledby": `${key}-title` },
+    h("h2", { id: `${key}-title` }, section.title),
+    lead,
+    body,
+    left,
+  );
   return { root, body };
 }
 
@@ -45,7 +56,8 @@ function follow(links) {
     (entries) => {
       for (const entry of entries) entry.isIntersecting ? seen.add(entry.target.id) : seen.delete(entry.target.id);
       const now = Object.keys(SECTIONS).find((key) => seen.has(key));
-      for (const [key, link] of Object.entries(links)) key === now ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+      for (const [key, link] of Object.entries(links))
+        key === now ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
     },
     { rootMargin: "-20% 0px -60% 0px" },
   );
@@ -57,7 +69,13 @@ async function start() {
   const meta = JSON.parse(document.getElementById("meta").textContent);
   main.append(heading(meta));
   if (typeof DecompressionStream === "undefined") {
-    main.append(h("p", { class: "gone" }, `This browser is too old for this page (it needs one of 2023 or later). The numbers are in ${meta.numbers_file}.`));
+    main.append(
+      h(
+        "p",
+        { class: "gone" },
+        `This browser is too old for this page (it needs one of 2023 or later). The numbers are in ${meta.numbers_file}.`,
+      ),
+    );
     return;
   }
   const data = await open(meta, document.getElementById("data").textContent);
@@ -67,14 +85,34 @@ async function start() {
     main.append(root);
     links[key] = h("a", { href: `#${key}` }, section.title);
     try {
+      if (!data.layers.length && section.needsLayers !== false) throw new Error("there is no layer");
       section.draw(body, data);
     } catch (error) {
       console.error(`section ${key}:`, error);
-      body.replaceChildren(h("p", { class: "gone" }, `This section could not be drawn: ${error.message}. Its numbers are in ${meta.numbers_file}.`));
+      body.replaceChildren(
+        h(
+          "p",
+          { class: "gone" },
+          `This section could not be drawn: ${error.message}. Its numbers are in ${meta.numbers_file}.`,
+        ),
+      );
     }
   }
-  document.getElementById("nav").append(h("p", { class: "brand" }, "cofire"), h("ol", null, Object.values(links).map((link) => h("li", null, link))));
-  main.append(h("footer", null, `Every number on this page is in ${meta.numbers_file}, beside it. The page fetches nothing and sends nothing.`));
+  document.getElementById("nav").append(
+    h("p", { class: "brand" }, "cofire"),
+    h(
+      "ol",
+      null,
+      Object.values(links).map((link) => h("li", null, link)),
+    ),
+  );
+  main.append(
+    h(
+      "footer",
+      null,
+      `Every number on this page is in ${meta.numbers_file}, beside it. The page fetches nothing and sends nothing.`,
+    ),
+  );
   follow(links);
   addEventListener("scroll", hideTip, { passive: true });
   addEventListener("keydown", (event) => event.key === "Escape" && hideTip());

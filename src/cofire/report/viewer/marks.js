@@ -26,7 +26,8 @@ export function bottomAxis(root, scale, [low, high], { y, title, x, wanted = 5, 
   const texts = tickText(marks);
   marks.forEach((mark, i) => {
     const at = Math.round(scale(mark)) + 0.5;
-    if (lines) root.append(s("line", { x1: at, x2: at, y1: lines[0], y2: lines[1], class: mark === 0 ? "zero" : "grid" }));
+    if (lines)
+      root.append(s("line", { x1: at, x2: at, y1: lines[0], y2: lines[1], class: mark === 0 ? "zero" : "grid" }));
     else root.append(s("line", { x1: at, x2: at, y1: y, y2: y + 4, class: "zero" }));
     root.append(s("text", { x: at, y: y + 16, class: "tick middle" }, texts[i]));
   });
@@ -38,10 +39,9 @@ export function layerAxis(root, layers, { left, right, y }) {
   const band = (right - left) / layers.length;
   const middle = (i) => left + (i + 0.5) * band;
   const named = layers.length <= 12 && band >= 44;
-  const step = named ? 1 : [1, 2, 5, 10, 20, 50, 100, 200].find((n) => n * band >= 26) ?? layers.length;
+  const step = named ? 1 : ([1, 2, 5, 10, 20, 50, 100, 200].find((n) => n * band >= 26) ?? layers.length);
   layers.forEach((layer, i) => {
-    if (!named && i !== 0 && (i + 1) % step) return;
-    if (!named && i === 0 && step > 1 && band * (step - 1) < 16) return;
+    if (!named && (i + 1) % step && !(i === 0 && step >= 5)) return;
     const label = named ? fitted(layer.name, band - 6, 11) : String(i + 1);
     const text = s("text", { x: middle(i), y: y + 16, class: "tick middle" }, label);
     root.append(tipped(text, [layer.name, `layer ${i + 1} of ${layers.length}`]));
@@ -51,7 +51,9 @@ export function layerAxis(root, layers, { left, right, y }) {
 
 /** What a layer axis of numbers means. */
 export function layerWords(layers) {
-  return layers.length > 12 ? "layers by number, in the order of the forward pass" : "layers in the order of the forward pass";
+  return layers.length > 12
+    ? "layers by number, in the order of the forward pass"
+    : "layers in the order of the forward pass";
 }
 
 /** Horizontal bars, one per class, in panels that share the class names. A panel: { title, values, domain, unit, colour }. */
@@ -60,13 +62,17 @@ export function classBars(root, width, names, panels, { row, marked = -1, counts
   const bottom = top + names.length * row;
   const widest = Math.max(...names.map((name) => textWidth(name, 12)));
   const labels = Math.min(Math.ceil(widest) + 12, Math.floor(width * 0.3));
-  const gap = 22;
+  const gap = 30;
   const each = (width - labels - gap * panels.length) / panels.length;
   const every = Math.ceil(12 / row);
   names.forEach((name, c) => {
     if (c % every) return;
     const y = top + (c + 0.5) * row + 4;
-    const text = s("text", { x: labels - 8, y, class: c === marked ? "tick end strong" : "tick end" }, fitted(name, labels - 10));
+    const text = s(
+      "text",
+      { x: labels - 8, y, class: c === marked ? "tick end strong" : "tick end" },
+      fitted(name, labels - 10),
+    );
     root.append(tipped(text, [name, counts ? `${counts[c]} samples` : null]));
   });
   panels.forEach((panel, p) => {
@@ -80,11 +86,20 @@ export function classBars(root, width, names, panels, { row, marked = -1, counts
       const y = top + c * row;
       const thick = Math.max(row - (row > 6 ? 4 : 1), 1);
       const group = s("g", { class: "bar" });
-      if (value === null) group.append(s("text", { x: scale(0) + 4, y: y + row / 2 + 4, class: "tick" }, row >= 10 ? "no sample" : ""));
+      if (value === null)
+        group.append(s("text", { x: scale(0) + 4, y: y + row / 2 + 4, class: "tick" }, row >= 10 ? "no sample" : ""));
       else {
         const [from, to] = [scale(Math.max(Math.min(0, value), panel.domain[0])), scale(Math.max(value, 0))];
         const shade = c === marked ? "fill-accent" : "fill-second";
-        group.append(s("rect", { x: from, y: y + (row - thick) / 2, width: Math.max(to - from, value ? 1 : 0), height: thick, class: shade }));
+        group.append(
+          s("rect", {
+            x: from,
+            y: y + (row - thick) / 2,
+            width: Math.max(to - from, value ? 1 : 0),
+            height: thick,
+            class: shade,
+          }),
+        );
       }
       group.append(s("rect", { x: left, y, width: each, height: row, class: "hit" }));
       root.append(tipped(group, [`class ${name}`, [panel.unit, exact(value)]]));

@@ -37,7 +37,11 @@ export function ticks(low, high, wanted = 5) {
   if (!(high > low)) return [low];
   const rough = (high - low) / Math.max(wanted, 1);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
+  const misfit = (step) =>
+    Math.abs(Math.log((Math.floor(high / step + 1e-9) - Math.ceil(low / step - 1e-9) + 1 || 0.1) / wanted));
+  const step = [0.5, 1, 2, 2.5, 5, 10]
+    .map((factor) => factor * power)
+    .reduce((best, size) => (misfit(size) < misfit(best) ? size : best));
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
@@ -47,7 +51,8 @@ export function ticks(low, high, wanted = 5) {
 export function tickText(values) {
   const step = values.length > 1 ? Math.abs(values[1] - values[0]) : Math.abs(values[0]) || 1;
   const largest = Math.max(...values.map(Math.abs));
-  if (largest >= 1e6 || (largest < 1e-4 && largest > 0)) return values.map((v) => (v ? v.toExponential(1).replace("e+", "e") : "0"));
+  if (largest >= 1e6 || (largest < 1e-4 && largest > 0))
+    return values.map((v) => (v ? v.toExponential(1).replace("e+", "e") : "0"));
   let decimals = Math.max(0, -Math.floor(Math.log10(step)));
   if (Math.abs(step * 10 ** decimals - Math.round(step * 10 ** decimals)) > 1e-9) decimals += 1;
   return values.map((value) => (decimals ? value.toFixed(decimals) : grouped.format(value)));

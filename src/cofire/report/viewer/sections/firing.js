@@ -7,11 +7,20 @@ import { count, exact } from "../numbers.js";
 export const title = "Firing probability";
 export const says = ["firing"];
 
-const ZOOMS = [["fit", "all units in view"], ["4", "4 pixels a unit"], ["12", "12 pixels a unit"]];
+const WHAT = [
+  ["firing", "firing probability"],
+  ["means", "mean activation"],
+];
+const ZOOMS = [
+  ["fit", "all units in view"],
+  ["4", "4 pixels a unit"],
+  ["12", "12 pixels a unit"],
+];
 
 /** What the map of one layer is drawn from: units in their order, and the runs of units that prefer one class. */
-function arranged(data, layer, by) {
+function arranged(data, { layer, by, what }) {
   const firing = data.column(`firing/${layer}`);
+  const means = data.column(`means/${layer}`);
   const listed = data.has(`profile_units/${layer}`) ? data.column(`profile_units/${layer}`).values : null;
   const rows = firing.shape[0];
   const unit = (row) => (listed ? listed[row] : row);
@@ -33,12 +42,22 @@ function arranged(data, layer, by) {
       else runs.push({ c, from: at, to: at + 1 });
     });
   }
-  return { firing, order, unit, runs, rows };
+  // Means are shown against the unit's own largest one, for units differ in scale.
+  const largest = (row) => Math.max(...means.row(row).map((value) => Math.abs(value ?? 0)), 0);
+  return {
+    firing,
+    means,
+    order,
+    unit,
+    runs,
+    rows,
+    largest: what === "means" ? Array.from({ length: rows }, (_, row) => largest(row)) : null,
+  };
 }
 
 export function draw(container, data) {
   const { classes } = data;
-  const state = { layer: 0, by: "class", zoom: "fit", shown: null, cell: null };
+  const state = { layer: data.start, by: "class", what: "firing", zoom: "fit", shown: null, cell: null };
   const row = Math.max(5, Math.min(24, Math.floor(300 / classes.length)));
   const tall = row * classes.length;
   const labels = Math.min(130, Math.max(...classes.map((name) => Math.ceil(textWidth(name, 12)))) + 12);
@@ -50,16 +69,31 @@ export function draw(container, data) {
   const names = h("canvas", { class: "names", "aria-hidden": "true" });
   const bar = h("canvas", { class: "ramp" });
   const note = h("p", { class: "note" });
-  const bars = h("div", { class: "legend" }, h("span", null, "never fires 0"), bar, h("span", null, "1 fires for every sample"), h("span", { class: "swatch missing" }), h("span", null, "no sample"));
+  const [low, high] = [h("span"), h("span")];
+  const bars = h(
+    "div",
+    { class: "legend" },
+    low,
+    bar,
+    high,
+    h("span", { class: "swatch missing" }),
+    h("span", null, "no sample"),
+  );
 
   const geometry = () => {
     const width = Math.max(view.clientWidth, 50);
-    const each = state.zoom === "fit" ? width / state.shown.rows : Math.max(Number(state.zoom), width / state.shown.rows);
+    const each =
+      state.zoom === "fit" ? width / state.shown.rows : Math.max(Number(state.zoom), width / state.shown.rows);
     return { width, each, whole: each * state.shown.rows, shift: state.zoom === "fit" ? 0 : view.scrollLeft };
   };
 
   function paint() {
-    const { firing, order, runs, rows } = state.shown;
+    const { firing, means, largest, order, runs, rows } = state.shown;
+    const value = (row, c) => {
+      if (!largest) return firing.at(row * classes.length + c);
+      const found = means.at(row * classes.length + c);
+      return found === null ? null : Math.max(0, found / (largest[row] || 1));
+    };
     const { width, each, whole, shift } = geometry();
     spacer.style.width = `${Math.max(whole - 1, 0)}px`;
     const under = runs.length ? 22 : 6;
@@ -67,7 +101,10 @@ export function draw(container, data) {
     const colours = sequential();
     const missing = bytes("missing");
     const density = canvas.width / width;
-    const image = context.createImageData(Math.max(1, Math.round(Math.min(width, whole) * density)), Math.round(tall * density));
+    const image = context.createImageData(
+      Math.max(1, Math.round(Math.min(width, whole) * density)),
+      Math.round(tall * density),
+    );
     const steps = image.width;
     const line = new Uint8ClampedArray(4 * steps);
     for (let c = 0; c < classes.length; c++) {
@@ -78,8 +115,8 @@ export function draw(container, data) {
         let sum = 0;
         let known = 0;
         for (let k = from; k < to; k++) {
-          const value = firing.at(order[k] * classes.length + c);
-          if (value !== null) [sum, known] = [sum + value, known + 1];
+          const share = value(order[k], c);
+          if (share !== null) [sum, known] = [sum + share, known + 1];
         }
         line.set(known ? colours[Math.round((255 * sum) / known)] : missing, 4 * x);
         line[4 * x + 3] = 255;
@@ -107,7 +144,9 @@ export function draw(container, data) {
     side.textAlign = "right";
     side.fillStyle = ink("text");
     const every = Math.ceil(13 / row);
-    classes.forEach((name, c) => c % every || side.fillText(fitted(name, labels - 10), labels - 8, (c + 0.5) * row + 4));
+    classes.forEach(
+      (name, c) => c % every || side.fillText(fitted(name, labels - 10), labels - 8, Math.max((c + 0.5) * row + 4, 10)),
+    );
     legend(bar, colours);
     mark();
   }
@@ -120,16 +159,22 @@ export function draw(container, data) {
     }
     const { place, c } = state.cell;
     const { each, shift } = geometry();
-    const { firing, order, unit } = state.shown;
+    const { firing, means, order, unit } = state.shown;
     cursor.hidden = false;
     cursor.style.width = `${Math.max(each, 2)}px`;
     cursor.style.height = `${row}px`;
     cursor.style.left = `${place * each - shift + (state.zoom === "fit" ? 0 : shift)}px`;
     cursor.style.top = `${c * row}px`;
     if (!point) return;
-    const value = firing.at(order[place] * classes.length + c);
+    const at = order[place] * classes.length + c;
     const samples = data.meta.classes.counts[c];
-    showTip(point[0], point[1], [`unit ${unit(order[place])} of ${data.layers[state.layer].name}`, `class ${classes[c]}`, ["P(fires | class)", exact(value)], `share of ${count(samples)} samples`]);
+    const lines = [
+      `unit ${unit(order[place])} of ${data.layers[state.layer].name}`,
+      `class ${classes[c]}`,
+      ["P(fires | class)", exact(firing.at(at))],
+      ["mean activation", exact(means.at(at))],
+    ];
+    showTip(point[0], point[1], [...lines, `over ${count(samples)} samples`]);
   }
 
   function cellAt(event) {
@@ -171,25 +216,49 @@ export function draw(container, data) {
 
   function change(values) {
     Object.assign(state, values, { cell: null });
-    state.shown = arranged(data, state.layer, state.by);
+    state.shown = arranged(data, state);
     if (state.zoom === "fit") view.scrollLeft = 0;
     view.classList.toggle("fit", state.zoom === "fit");
     const layer = data.layers[state.layer];
-    const some = state.shown.rows < layer.units ? ` (the ${count(state.shown.rows)} most informative of ${count(layer.units)})` : "";
-    canvas.setAttribute("aria-label", `Firing probability of the units of ${layer.name} for each class; arrow keys move, Enter opens a unit`);
-    note.textContent =
-      `Each row is a class, each column a unit of ${layer.name}${some}; colour is the share of the class's samples in which the unit fires, that is, has a value above ${layer.threshold}. ` +
-      `${count(layer.samples)} samples. Values are kept to 0.0001. Click on a unit to see it below.`;
+    const some =
+      state.shown.rows < layer.units
+        ? ` (the ${count(state.shown.rows)} most informative of ${count(layer.units)})`
+        : "";
+    canvas.setAttribute(
+      "aria-label",
+      `Firing probability of the units of ${layer.name} for each class; arrow keys move, Enter opens a unit`,
+    );
+    const firing = state.what === "firing";
+    const meaning = firing
+      ? `colour is the share of the class's samples in which the unit fires, that is, has a value above ${layer.threshold}`
+      : "colour is the mean activation over the class's samples, as a share of the unit's largest class mean";
+    [low.textContent, high.textContent] = firing
+      ? ["0 never fires", "1 fires for every sample"]
+      : ["0 or below", "1 the unit's largest class mean"];
+    note.textContent = `Each row is a class, each column a unit of ${layer.name}${some}; ${meaning}. ${count(layer.samples)} samples. Shares are kept to 0.0001. Click on a unit to see it below.`;
     paint();
   }
 
-  const measures = data.measures.filter((measure) => data.has(`unit/${measure.name}`)).map((measure) => [measure.name, measure.label.toLowerCase()]);
-  const orders = [["class", "preferred class, then selectivity"], ["likeness", "likeness"], ["unit", "unit number"], ...measures];
+  const measures = data.measures
+    .filter((measure) => data.has(`unit/${measure.name}`))
+    .map((measure) => [measure.name, measure.label.toLowerCase()]);
+  const orders = [
+    ["class", "preferred class, then selectivity"],
+    ["likeness", "likeness"],
+    ["unit", "unit number"],
+    ...measures,
+  ];
   container.append(
     h(
       "div",
       { class: "controls" },
-      choice("Layer", data.layers.map((layer, i) => [i, layer.name]), 0, (value) => change({ layer: Number(value) })),
+      choice(
+        "Layer",
+        data.layers.map((layer, i) => [i, layer.name]),
+        data.start,
+        (value) => change({ layer: Number(value) }),
+      ),
+      choice("Colour", WHAT, "firing", (value) => change({ what: value })),
       choice("Units ordered by", orders, "class", (value) => change({ by: value })),
       choice("Width", ZOOMS, "fit", (value) => change({ zoom: value })),
     ),

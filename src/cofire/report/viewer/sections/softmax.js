@@ -1,6 +1,6 @@
 // Softmax entropy by layer and class, and the same with the scale of activations removed (002, figures 11 to 15).
 
-import { figure, h, picture, s, tipped } from "../dom.js";
+import { figure, fitted, h, picture, s, tipped } from "../dom.js";
 import { layerAxis, layerWords, leftAxis, leftRoom } from "../marks.js";
 import { count, exact, extent, linear, number } from "../numbers.js";
 
@@ -29,20 +29,53 @@ function lines(place, data, rows, [low, high], label) {
     const { band, middle } = layerAxis(root, layers, { left, right, y: bottom });
     const path = (values) => {
       let pen = "M";
-      return values.map((v, i) => (v === null ? ((pen = "M"), "") : `${[pen, (pen = "L")][0]}${middle(i).toFixed(1)},${y(v).toFixed(1)}`)).join("");
+      return values
+        .map((v, i) =>
+          v === null ? ((pen = "M"), "") : `${[pen, (pen = "L")][0]}${middle(i).toFixed(1)},${y(v).toFixed(1)}`,
+        )
+        .join("");
     };
     const alone = layers.length === 1;
     classes.forEach((name, c) => {
       const values = rows.map((row) => row[c]);
       if (values.every((value) => value === null)) return;
       const group = s("g", { class: "class-line" });
-      if (alone) group.append(s("line", { x1: middle(0) - band * 0.2, x2: middle(0) + band * 0.2, y1: y(values[0]), y2: y(values[0]), class: "one" }));
+      if (alone)
+        group.append(
+          s("line", {
+            x1: middle(0) - band * 0.2,
+            x2: middle(0) + band * 0.2,
+            y1: y(values[0]),
+            y2: y(values[0]),
+            class: "one",
+          }),
+        );
       else group.append(s("path", { d: path(values), class: "one" }));
-      if (classes.length <= 20) values.forEach((v, i) => v !== null && layers.length <= 12 && group.append(s("circle", { cx: middle(i), cy: y(v), r: 2.2, class: "dot" })));
-      group.append(s("path", { d: alone ? `M${middle(0) - band * 0.2},${y(values[0])}h${band * 0.4}` : path(values), class: "reach" }));
+      if (classes.length <= 20)
+        values.forEach(
+          (v, i) =>
+            v !== null &&
+            layers.length <= 12 &&
+            group.append(s("circle", { cx: middle(i), cy: y(v), r: 2.2, class: "dot" })),
+        );
+      group.append(
+        s("path", {
+          d: alone ? `M${middle(0) - band * 0.2},${y(values[0])}h${band * 0.4}` : path(values),
+          class: "reach",
+        }),
+      );
       root.append(tipped(group, [`class ${name}`, ...pairs(layers, values)]));
     });
-    if (alone) root.append(s("line", { x1: middle(0) - band * 0.26, x2: middle(0) + band * 0.26, y1: y(means[0]), y2: y(means[0]), class: "mean" }));
+    if (alone)
+      root.append(
+        s("line", {
+          x1: middle(0) - band * 0.26,
+          x2: middle(0) + band * 0.26,
+          y1: y(means[0]),
+          y2: y(means[0]),
+          class: "mean",
+        }),
+      );
     else root.append(s("path", { d: path(means), class: "mean" }));
     const last = means.length - 1;
     means.forEach((value, i) => {
@@ -50,19 +83,29 @@ function lines(place, data, rows, [low, high], label) {
       const dot = s("circle", { cx: middle(i), cy: y(value), r: layers.length > 12 ? 2.5 : 4, class: "mean-dot" });
       root.append(tipped(dot, [layers[i].name, ["mean over classes", exact(value)]]));
     });
-    if (means[last] !== null) root.append(s("text", { x: (alone ? middle(0) + band * 0.26 : middle(last)) + 9, y: y(means[last]) + 4, class: "tick strong" }, number(means[last])));
+    if (means[last] !== null)
+      root.append(
+        s(
+          "text",
+          { x: (alone ? middle(0) + band * 0.26 : middle(last)) + 9, y: y(means[last]) + 4, class: "tick strong" },
+          number(means[last]),
+        ),
+      );
     ends(root, rows[last], classes, (alone ? middle(0) + band * 0.2 : middle(last)) + 9, y, means[last]);
   });
 }
 
 /** Names the highest and the lowest class at the end of the lines, where there is room. */
 function ends(root, values, classes, x, y, taken) {
-  const known = values.map((value, c) => [value, c]).filter(([value]) => value !== null).sort((a, b) => a[0] - b[0]);
+  const known = values
+    .map((value, c) => [value, c])
+    .filter(([value]) => value !== null)
+    .sort((a, b) => a[0] - b[0]);
   if (known.length < 2) return;
   for (const [value, c] of [known[0], known[known.length - 1]]) {
     if (Math.abs(y(value) - y(taken)) < 13) continue;
-    const name = classes[c].length > 7 ? `${classes[c].slice(0, 6)}…` : classes[c];
-    root.append(s("text", { x, y: y(value) + 4, class: "tick" }, name));
+    const name = classes[c].length < 3 ? `class ${classes[c]}` : classes[c];
+    root.append(s("text", { x, y: y(value) + 4, class: "tick" }, fitted(name, 44, 11)));
   }
 }
 
@@ -84,7 +127,9 @@ export function draw(container, data) {
     `Thin lines are the ${count(classes.length)} classes, the bold one is their mean; ${count(meta.overview.samples)} samples.`,
     layers.length > 12 ? `Horizontally: ${layerWords(layers)}.` : null,
     layers.length === 1 ? "With one layer there is no change with depth to speak of." : null,
-    empty.length ? `Classes without samples have no line: ${empty.slice(0, 5).join(", ")}${empty.length > 5 ? ", …" : ""}.` : null,
+    empty.length
+      ? `Classes without samples have no line: ${empty.slice(0, 5).join(", ")}${empty.length > 5 ? ", …" : ""}.`
+      : null,
   ];
   container.append(h("p", { class: "note" }, words.filter(Boolean).join(" ")));
   const series = KINDS.map(([key]) => layers.map((_, i) => data.column(`entropy/${key}`).row(i)));

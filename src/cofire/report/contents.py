@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cofire.findings import carry_over, check_pair, findings
+from cofire.comparison import carry_over, check_pair
+from cofire.findings import findings
 from cofire.firing import always_on_units, live_units
 from cofire.information import softmax_entropy
 from cofire.measures import MEASURES, summary
@@ -67,8 +68,8 @@ def payload(
     if words:
         left_out["maps"] = words
     columns = {
-        **unit_columns(stats, chosen), **measure_columns(stats), **class_columns(stats, chosen), **histogram_columns(stats, chosen),
-        **maps, **_entropies(stats),
+        **unit_columns(stats, chosen), **measure_columns(stats), **class_columns(stats, chosen),
+        **histogram_columns(stats, chosen), **maps, **_entropies(stats),
     }  # fmt: skip
     if test is not None:
         names = {f"test/{row.name}" for row in MEASURES if row.per_unit}
@@ -105,7 +106,9 @@ def _entropies(stats: FiringStats) -> dict[str, Column]:
     if not len(stats):
         return {}
     return {
-        f"entropy/{name}": column(torch.stack([softmax_entropy(layer, scale_free=free) for layer in stats.values()]), "layers classes", 1e6)
+        f"entropy/{name}": column(
+            torch.stack([softmax_entropy(layer, scale_free=free) for layer in stats.values()]), "layers classes", 1e6
+        )
         for name, free in (("mean_first", False), ("scale_free", True))
     }
 

@@ -1,0 +1,119 @@
+"""The benchmark of recording runs, compares the same job, and writes what its page is made of."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "benchmarks" / "record.py"
+PEERS = ("captum", "nnsight", "torchlens", "delve", "nac")
+PAGE = "# A page\n\n<!-- results: begin -->\nold\n<!-- results: end -->\n\nThe rest.\n"
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the benchmarks fork, which this system cannot")
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A quick run of our own ways and the papers': what it wrote, and its page."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    (folder / "page.md").write_text(PAGE, "utf8")
+    only = [f"digits*/{name}" for name in ("cofire-*", "papers", "papers-by-class")]
+    done = run(
+        "--quick", "--rounds", "1", "--output", str(folder / "results.json"), "--page", str(folder / "page.md"), "--only", *only
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "results.json").read_text("utf8")), (folder / "page.md").read_text("utf8")
+
+
+def table():
+    """The module that makes the page."""
+    spec = importlib.util.spec_from_file_location("benchmark_table", SCRIPT.with_name("_table.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_results_say_on_what_they_were_measured(quick):
+    results, _ = quick
+    assert results["format"] == 1
+    assert results["quick"] is True
+    assert results["settings"] == {"rounds": 1, "seed": 0, "threads": 1, "bins": 30}
+    assert {"system", "processor", "cores", "load"} == results["machine"].keys()
+    assert {"python", "cofire", "torch", "numpy"} <= {name for name, version in results["versions"].items() if version}
+    assert [workload["name"] for workload in results["workloads"]] == ["digits", "digits-conv"]
+
+
+def test_every_row_has_its_numbers(quick):
+    results, _ = quick
+    for workload in results["workloads"]:
+        assert workload["samples"] > 0 < workload["batch_size"]
+        assert workload["plain"]["seconds"]["min"] > 0 <= workload["plain"]["peak_bytes"]
+        for row in workload["contenders"]:
+            assert row["skipped"] is None
+            assert len(row["rounds"]) == 1
+            assert 0 < row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
+            assert row["seconds"]["median"] > 0 <= row["peak_bytes"]
+            assert (row["share"], row["samples"]) == (1, workload["samples"])
+            assert (row["reading"] is None) == row["name"].startswith("cofire")
+
+
+def test_rows_that_do_the_same_job_agree(quick):
+    results, _ = quick
+    for workload in results["workloads"]:
+        off = {row["name"]: row["off_bits"] for row in workload["contenders"]}
+        exact = [name for name in off if name.startswith("cofire-") and name not in ("cofire-none", "cofire-sketch")]
+        assert len(exact) == 3
+        assert all(off[name]["max"] < 1e-3 for name in exact)
+        assert off["cofire-sketch"]["mean"] < 1e-2
+        assert off["cofire-none"] is None
+
+
+def test_the_page_is_made_from_the_results(quick):
+    results, page = quick
+    assert page.startswith("# A page\n")
+    assert page.endswith("The rest.\n")
+    assert "old" not in page
+    assert all(f"### {workload['title']}" in page for workload in results["workloads"])
+    rows = [row for workload in results["workloads"] for row in workload["contenders"]]
+    assert all(f"| {row['title']} | {row['does']}" in page for row in rows)
+    assert table().page(page, results) == page
+
+
+def test_a_peer_that_is_not_there_is_skipped_with_a_word():
+    here = [name for name, package in zip(PEERS, ("captum", "nnsight", "torchlens", "delve", "pytorch_ood"), strict=True)
+            if importlib.util.find_spec(package)]  # fmt: skip
+    missing = [name for name in PEERS if name not in here]
+    if not missing:
+        pytest.skip("all peers are installed here")
+    done = run("--quick", "--rounds", "1", "--only", f"digits/{missing[0]}", "digits/papers")
+    assert done.returncode == 0, done.stderr
+    assert f"{missing[0]}: skipped, not installed" in done.stderr
+    assert "| not run: not installed" in done.stdout
+
+
+def test_the_committed_page_shows_the_committed_results():
+    committed, page = SCRIPT.with_name("results.json"), ROOT / "docs" / "benchmarks.md"
+    if not committed.is_file():
+        pytest.skip("no results are committed")
+    results = json.loads(committed.read_text("utf8"))
+    text = page.read_text("utf8")
+    assert table().page(text, results) == text
+    assert results["quick"] is False
+
+
+def test_a_name_that_is_none_is_refused():
+    done = run("--quick", "--only", "dig1ts")
+    assert done.returncode == 2
+    assert "names no workload; there are mlp, vgg16, resnet18, digits, digits-conv" in done.stderr

@@ -1,0 +1,100 @@
+"""The command line: each command run as a person would, in a folder of its own."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import cofire
+from cofire.cli import app, run
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments, fails=False):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=not fails)
+    assert fails or result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+def test_train_record_measure_report(here):
+    assert "accuracy: train" in command("train", "fcnn:64-32-16-10", "--epochs", 2, "-o", "w.safetensors")
+    said = command("record", "fcnn:64-32-16-10", "--weights", "w.safetensors", "-o", "train.stats")
+    assert "2 layers, 48 units, 1,437 samples of 10 classes" in said
+    command("record", "fcnn:64-32-16-10", "--weights", "w.safetensors", "--split", "test", "-o", "test.stats")
+    stats = cofire.load("train.stats")
+    assert stats.header["command"].startswith("cofire")
+    assert stats.header["data"]["name"] == "digits"
+    said = command("measure", "train.stats", "--csv", "units.csv")
+    assert "mutual_information_excess" in said
+    assert len(pd.read_csv("units.csv")) == 48
+    assert command("measure", "train.stats", "--units", "--top", 3).count("relu") == 3
+    assert "written to report.html" in command("report", "train.stats", "--test", "test.stats")
+    assert json.loads((here / "report.json").read_text())
+
+
+def test_recordings_against_a_reference_add(here):
+    for split, extra in (("train", ()), ("test", ("--reference", "train.stats"))):
+        command("record", "fcnn:64-32-10", "--split", split, "-o", f"{split}.stats", *extra)
+    total = cofire.load("train.stats") + cofire.load("test.stats")
+    assert total.samples == 1797
+    assert total["relu1"].histogram is not None
+
+
+def test_layers_lists_them(here):
+    assert command("layers", "fcnn:64-32-10:sigmoid").splitlines()[1].split() == ["sigmoid1", "sigmoid", "dense", "32", "32"]
+
+
+def test_demo_writes_what_it_says(here):
+    said = command("demo", "--epochs", 3)
+    names = ["report.html", "report.json", "stats.safetensors", "test-stats.safetensors", "units.csv", "weights.safetensors"]
+    assert sorted(path.name for path in (here / "cofire-demo").iterdir()) == names
+    assert "The report is cofire-demo/report.html" in said
+    assert "1,024 units" in said
+    assert (here / "cofire-demo" / "report.html").stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("measure", "none.stats"), "cofire: wanted a statistics file; found no file 'none.stats'. Make one with"),
+        (("record", "fcnn:63-8-10", "-o", "a.stats"), "cofire: this is FCNN's own error, on inputs float32"),
+        (("record", "fcnn:64-8-10", "-o", "a.stats", "--layers", "fc9"), "cofire: no layer named 'fc9' in FCNN; closest: 'fc1'"),
+        (("record", "fcnn:64-8-10", "-o", "a.stats", "--data", "mnist", "--data-root", "."), "cofire: "),
+        (("record", "zoo:none", "-o", "a.stats"), "cofire: "),
+        (("record", "fcnn:64-8-10", "-o", "/proc/none/a.stats"), "cofire: could not write /proc/none/a.stats"),
+    ],
+)
+def test_errors_are_one_sentence_on_stderr_and_exit_code_2(here, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["cofire", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(message)
+    assert not list(here.iterdir())
+
+
+def test_version_and_help_with_an_example_for_each():
+    assert command("--version") == f"cofire {cofire.__version__}\n"
+    for name in ("demo", "layers", "train", "record", "measure", "report"):
+        assert "Example: cofire " + name in " ".join(command(name, "--help").split())
+
+
+@pytest.mark.slow
+def test_torchrun_gives_what_one_process_gives(here):
+    arguments = ["-m", "cofire", "record", "fcnn:64-32-10", "--batch-size", "100"]
+    command("record", "fcnn:64-32-10", "-o", "one.stats")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    result = subprocess.run([*torchrun, *arguments, "-o", "two.stats"], capture_output=True, text=True, cwd=here, timeout=300)
+    assert result.returncode == 0, result.stderr
+    one, two = cofire.load("one.stats"), cofire.load("two.stats")
+    assert two.samples == one.samples == 1437
+    assert (two["relu1"].fire - one["relu1"].fire).abs().max() <= 1  # the model's own rounding differs between batch sizes
+    assert two["relu1"].histogram.sum() == one["relu1"].histogram.sum()
