@@ -3,8 +3,8 @@
     python benchmarks/models.py --data-root data            # MNIST and the whole CIFAR-10 test set: some minutes
     python benchmarks/models.py --data-root data --limit 200 --epochs 1 --output /tmp/models.json
 
-MNIST: trains the 512-512 net, records its 60,000 training images, and compares every measure with the papers' way, a stored matrix
-and np.histogram. CIFAR-10: records the test images with ResNet-50, VGG-16 and Inception-v3, each at an input size that it
+MNIST: trains the 512-512 net, records its 60,000 training images, and compares with the papers' way, a stored matrix and
+np.histogram. CIFAR-10: records the test images with ResNet-50, VGG-16 and Inception-v3, each at an input size that it
 accepts, with random weights (none can be fetched offline, so the numbers say what recording costs, not what the nets know).
 """
 
@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +29,7 @@ MODELS = (("resnet50", 64), ("vgg16", 64), ("inception_v3", 96))
 
 
 def papers_way(model, images, classes: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Firing probabilities [classes, units] and activation entropies [units] of the first hidden layer, from a stored matrix."""
+    """Firing probabilities [classes, units] and entropies [units] of the first hidden layer, from a stored matrix."""
     kept = []
     hook = model.relu1.register_forward_hook(lambda _module, _inputs, output: kept.append(output.numpy().copy()))
     with torch.no_grad():
@@ -109,16 +109,19 @@ def page(result: dict) -> str:
         f"{result['cofire']}, seed {result['seed']}.",
         "",
         f"**MNIST, 784-512-512-10**, {m['epochs']} epochs of Adam: test accuracy {m['test_accuracy']:.2%}. Recording "
-        f"{m['samples']:,} training images took {m['seconds_of_recording']} s. Against the stored matrix and np.histogram, firing "
-        f"probabilities differ by at most {m['largest_difference_of_firing_probability']:.1e} and activation entropies by at "
+        f"{m['samples']:,} training images took {m['seconds_of_recording']} s. Against the stored matrix and np.histogram, "
+        f"firing probabilities differ by at most {m['largest_difference_of_firing_probability']:.1e} and activation entropies by at "
         f"most {m['largest_difference_of_activation_entropy_bits']:.1e} bits. The report has {m['report_bytes'] / 1e6:.1f} MB.",
         "",
-        "| layer | units | dead | activation entropy | mutual information | excess | class selectivity | softmax entropy | scale-free |",
+        "| layer | units | dead | activation entropy | mutual information | excess | class selectivity | softmax entropy "
+        "| scale-free |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in m["layers"]:
         cells = [row["layer"], row["units"], row["dead"]]
-        cells += [row[k] for k in ("activation_entropy", "mutual_information", "mutual_information_excess", "class_selectivity")]
+        cells += [
+            row[k] for k in ("activation_entropy", "mutual_information", "mutual_information_excess", "class_selectivity")
+        ]
         cells += [row["softmax_entropy"], row["softmax_entropy_scale_free"]]
         lines.append("| " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |")
     lines += [
@@ -150,7 +153,7 @@ def main() -> None:
     scaled = f" --limit {options.limit}" if options.limit else ""
     result = {
         "command": f"python benchmarks/models.py --epochs {options.epochs} --seed {options.seed}{scaled}",
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "cofire": cofire.__version__,

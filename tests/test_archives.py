@@ -91,6 +91,7 @@ def test_gray_among_colour_becomes_colour_and_large_files_use_threads(tmp_path):
         (gzip.compress(b""), "not an empty file"),
         (gzip.compress(bytes(1000))[:-6], "ended before"),
     ],
+    ids=["foreign", "labels", "short", "empty", "truncated"],
 )
 def test_a_damaged_idx_file(tmp_path, content, words):
     folder_of(tmp_path / "mnist", {"train-images-idx3-ubyte.gz": content})

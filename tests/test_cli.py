@@ -66,7 +66,10 @@ def test_demo_writes_what_it_says(here):
     [
         (("measure", "none.stats"), "cofire: wanted a statistics file; found no file 'none.stats'. Make one with"),
         (("record", "fcnn:63-8-10", "-o", "a.stats"), "cofire: this is FCNN's own error, on inputs float32"),
-        (("record", "fcnn:64-8-10", "-o", "a.stats", "--layers", "fc9"), "cofire: no layer named 'fc9' in FCNN; closest: 'fc1'"),
+        (
+            ("record", "fcnn:64-8-10", "-o", "a.stats", "--layers", "fc9"),
+            "cofire: no layer named 'fc9' in FCNN; closest: 'fc1'",
+        ),
         (("record", "fcnn:64-8-10", "-o", "a.stats", "--data", "mnist", "--data-root", "."), "cofire: "),
         (("record", "zoo:none", "-o", "a.stats"), "cofire: "),
         (("record", "fcnn:64-8-10", "-o", "/proc/none/a.stats"), "cofire: could not write /proc/none/a.stats"),

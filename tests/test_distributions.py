@@ -186,13 +186,11 @@ def test_dead_units_and_single_values_have_no_entropy(histograms):
 
 
 @pytest.mark.parametrize("span", ["zero", "common"])
-@pytest.mark.xfail(reason="a single value counts half below and half above every point: 1 bit")
 def test_single_values_have_no_entropy_over_other_ranges(span):
     layer = layer_of(DEAD_OR_SINGLE[:, :4])
     assert activation_entropy(layer, span=span).tolist() == [0] * 4
 
 
-@pytest.mark.xfail(reason="the range of a unit with a negative sum is reversed: it counts twice, or all at its end")
 def test_one_range_for_all_with_a_negative_sum():
     """Dividing by a negative sum mirrors the unit, which changes no entropy."""
     acts, _ = realistic("all negative", 5000, 6)

@@ -35,7 +35,18 @@ ROOMS = (
     ),
     ("distributions", "firing", "information", "coactivation", "communities", "modularity"),
     ("measures",),
-    ("ablation", "pruning", "depth", "trajectory", "boosting", "selective", "baselines", "regularisation", "comparison", "findings"),
+    (
+        "ablation",
+        "pruning",
+        "depth",
+        "trajectory",
+        "boosting",
+        "selective",
+        "baselines",
+        "regularisation",
+        "comparison",
+        "findings",
+    ),
     ("plots", "export", "report", "callbacks", "recipes", "sources", "demo", "cli"),
 )
 ORDER = tuple(room for level in ROOMS for room in level)

@@ -441,7 +441,6 @@ def test_a_constant_unit_says_nothing(value):
         assert softmax_entropy(layer, **options).tolist() == [0, 0, 0]  # one unit
 
 
-@pytest.mark.xfail(reason="a sum of nothing is -0.0, which clamp(min=0) keeps and every table shows")
 def test_no_entropy_is_not_minus_zero():
     layer = layer_of(torch.zeros(4, 2), [0, 0, 1, 1])
     for quantity in (activation_entropy, firing_entropy):
@@ -543,7 +542,6 @@ def test_levels_that_were_not_recorded(quantity):
         quantity(layer_of(column(1, 2), levels=3), 4)
 
 
-@pytest.mark.xfail(reason='it says "levels=4 must have been recorded; layer has levels=4"')
 def test_levels_that_a_sketch_or_a_sum_cannot_hold():
     sketch = layer_of(column(1, 2), levels=4, histograms="sketch")
     summed = layer_of(column(1, 2), levels=4) + layer_of(column(3, 4), levels=4)

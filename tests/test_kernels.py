@@ -389,7 +389,6 @@ def test_sketches_of_the_largest_numbers():
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.xfail(reason="counts are gathered in the default dtype", raises=RuntimeError)
 def test_a_default_dtype_of_double_changes_nothing():
     acts, labels = realistic("relu", 50, 3)
     plain = collected(acts, torch.tensor(labels), 4, [50])

@@ -240,7 +240,6 @@ def test_tables_are_plain_frames():
     assert len(summary(stats)) == 2
 
 
-@pytest.mark.xfail(reason="integers divided in float32: 0.6666666865348816")
 def test_rates_have_double_precision():
     stats = stats_of(column(1, 1, 0), labels=[0, 0, 1])
     assert table(stats)["firing_rate"].tolist() == [2 / 3]

@@ -150,14 +150,6 @@ TOGETHER = {
 }
 APART = list(TOGETHER)[-2:]
 
-KNOWN = {
-    "padded, no histograms": "the sum wants histograms: MergeError on every process",
-    "padded inside a batch sampler": "the sampler is not found there: the repeated sample is counted twice",
-    "feature maps, a rank without samples": "the rank without samples has no maps, so that the sum has none",
-    "one cache is full": "only those whose cache is not full call a second gather: it meets the others' all_reduce",
-    "one cache is full, the other empty": "the same",
-}
-
 
 def alone_recorded():
     """A recording of everything by this process alone, though it is one of a group."""
@@ -228,8 +220,7 @@ def results(folder: Path, name: str, world: int) -> list[cofire.FiringStats]:
 
 
 def named(names):
-    marks = {name: [pytest.mark.xfail(reason=KNOWN[name])] if name in KNOWN else [] for name in names}
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name], id=name) for name in names])
+    return pytest.mark.parametrize("name", list(names))
 
 
 # ---------------------------------------------------------------- closed form

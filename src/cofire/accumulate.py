@@ -1,11 +1,12 @@
 """From activations to the statistics of one layer: first the moments, then histograms over ranges that are known by then."""
 
+import warnings
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from cofire.errors import ActivationError, InputError
+from cofire.errors import ActivationError, CofireWarning, InputError
 from cofire.kernels import Moments, Sketch, Workspace, add_histogram, bin_scale, refine
 
 __all__ = ["Choices", "LayerAccumulator", "as_labels", "as_values", "check_finite"]
@@ -60,6 +61,11 @@ def as_values(values, name: str = "activations") -> Tensor:
             f"found shape {tuple(values.shape)}",
             "Average or flatten the positions first, for instance acts.mean((2, 3)) for [samples, channels, height, width].",
         )
+    if not values.shape[1] or values.device.type == "meta" or values.layout != torch.strided:
+        raise InputError(
+            f"{name} must be a dense tensor with data, of at least one unit",
+            f"found shape {tuple(values.shape)}, layout {values.layout}, device {values.device}",
+        )
     if values.is_complex():
         raise InputError(f"{name} must be real", f"found {values.dtype}")
     if values.dtype not in (torch.float32, torch.float64):
@@ -80,7 +86,10 @@ def as_labels(labels, samples: int | None = None, classes: int | None = None, de
     if labels.device.type == "meta":
         raise InputError("labels must be on a device that holds data", "found the meta device")
     if labels.ndim != 1:
-        remedy = "One-hot labels become indices with labels.argmax(1)." if labels.ndim == 2 else ""
+        column = labels.ndim == 2 and labels.shape[1] == 1
+        remedy = "A column of labels becomes a row with labels[:, 0]." if column else ""
+        if labels.ndim == 2 and not column:
+            remedy = "One-hot labels become indices with labels.argmax(1)."
         raise InputError("labels must be one-dimensional, [samples]", f"found shape {tuple(labels.shape)}", remedy)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(
@@ -213,7 +222,7 @@ class LayerAccumulator:
 
     def open(self, edges: dict[str, Tensor] | None = None) -> None:
         """Begin the second phase with the ranges seen in the first, or with ``edges`` from another recording."""
-        self._second = edges is None
+        self._second, self._given = edges is None, edges is not None
         edges = dict(edges) if edges is not None else self.own_edges()
         bins, device = self.choices.bins, self.work.device
         shapes: dict[str, tuple[int, ...]] = {"histogram": (refine(bins), self.units)}
@@ -266,11 +275,24 @@ class LayerAccumulator:
             }
         for name, counts in self._histograms.items():
             edges = self._edges[f"{name}_edges"]
+            if self._given and name == "histogram":
+                self._warn_outside(state, edges)
             state[name], state[f"{name}_edges"] = counts, edges[:, 0] if name == "joint" else edges
             if name != "joint":  # the joint counts of levels and classes are over all values, zeros included
                 zeros = state["zeros"] if name == "class_histogram" else state["zeros"].sum(0)
                 state[name] = _without_zeros(counts, zeros, edges[0], self._scales[name])
         return state
+
+    def _warn_outside(self, state: dict[str, Tensor], edges: Tensor) -> None:
+        low, high = state["low"].amin(0).double(), state["high"].amax(0).double()
+        outside = int(((low < edges[0]) | (high > edges[1])).sum())
+        if outside:
+            warnings.warn(
+                f"{outside:,} of {self.units:,} units have values outside the range that the reference saw; they are counted in its "
+                "end bins. Take the reference from data that covers this one",
+                CofireWarning,
+                stacklevel=4,
+            )
 
 
 def _without_zeros(counts: Tensor, zeros: Tensor, low: Tensor, scale: Tensor) -> Tensor:

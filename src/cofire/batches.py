@@ -135,7 +135,8 @@ def predictions(logits: Tensor | None, classes: int, probabilities: bool = False
 
 def valid_rows(batches: Iterable) -> int | None:
     """Samples of this process that are its own, where a DistributedSampler pads the last round with repeated ones."""
-    sampler = getattr(batches, "sampler", None)
+    inner = getattr(getattr(batches, "batch_sampler", None), "sampler", None)  # of a batch sampler that the user made
+    sampler = inner if hasattr(inner, "total_size") else getattr(batches, "sampler", None)
     size = getattr(sampler, "total_size", None)
     if size is None or getattr(sampler, "drop_last", True):
         return None

@@ -36,6 +36,7 @@ def activation_counts(layer: LayerStats, bins: int | None = None, span: str = "o
     if span == "own" and layer.histogram is not None and layer.histogram.shape[0] % bins == 0:
         return layer.histogram.view(bins, -1, layer.units).sum(1).double()
     low, high = nonzero_range(layer)
+    single = low == high
     if span == "zero":
         low, high = low.clamp(max=0), high.clamp(min=0)
     elif span == "common":
@@ -44,12 +45,11 @@ def activation_counts(layer: LayerStats, bins: int | None = None, span: str = "o
         live = total != 0
         ends = torch.stack([low / scale, high / scale])[:, live]
         least, most = (ends.amin(), ends.amax()) if ends.numel() else (low.new_zeros(()), low.new_zeros(()))
-        low, high = least * scale, most * scale
+        low, high = torch.minimum(least * scale, most * scale), torch.maximum(least * scale, most * scale)
     steps = torch.arange(bins + 1, dtype=torch.float64, device=low.device)[:, None] / bins
     below = _counts_below(layer, low + (high - low) * steps)
     total = (layer.class_counts.sum() - layer.zeros.sum(0)).double()
     below[0], below[-1] = 0, total
-    single = low == high
     counts = below.diff(dim=0).clamp(min=0)
     counts[:, single] = 0
     counts[0, single] = total[single]

@@ -269,10 +269,15 @@ def _joint(layer: LayerStats, levels: int) -> Tensor:
     """Samples by class and level, float64 [classes, levels, units]."""
     if levels == 2:
         return torch.stack([layer.class_counts[:, None] - layer.fire, layer.fire], 1).double()
-    if layer.joint is None or layer.choices.levels != levels:
+    if layer.choices.levels != levels:
         raise InputError(
             f"levels={levels} must have been recorded", f"layer {layer.name!r} has levels={layer.choices.levels}",
             f"Record with levels={levels}.",
+        )  # fmt: skip
+    if layer.joint is None:
+        raise InputError(
+            f"levels={levels} must have been recorded over one range", f"layer {layer.name!r} has a sketch, or is a sum over two",
+            'Record with histograms="cache" or "two-pass".',
         )  # fmt: skip
     return layer.joint.double()
 
@@ -280,4 +285,4 @@ def _joint(layer: LayerStats, levels: int) -> Tensor:
 def _entropy(counts: Tensor, axis: int) -> Tensor:
     """Entropy in bits of counts along an axis; 0 where there are none."""
     shares = counts / counts.sum(axis, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    return (-torch.special.xlogy(shares, shares).sum(axis) / math.log(2)).clamp(min=0)
+    return (-torch.special.xlogy(shares, shares).sum(axis) / math.log(2)).clamp(min=0) + 0.0  # no -0.0

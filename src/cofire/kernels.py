@@ -80,7 +80,7 @@ class Moments:
         self._top = torch.iinfo(self._bits).max
         self.least_positive = torch.full((ranges, units), self._top, dtype=self._bits, device=device)
         self.least_negative = torch.full_like(self.least_positive, self._top)
-        self._pending = torch.zeros(2, classes, units, device=device)
+        self._pending = torch.zeros(2, classes, units, dtype=torch.float32, device=device)
         self._pending_rows = 0
 
     def update(self, values: Tensor, labels: Tensor) -> None:
@@ -154,7 +154,7 @@ def bin_scale(low: Tensor, high: Tensor, bins: int) -> Tensor:
     """Bins per unit of value, float64; 0 where the range is empty or a single value, so that all falls in the first bin.
 
     The last factor lifts a value that lies exactly on an edge over the rounding error of the product, so that bins are
-    those of exact arithmetic, closed on the left.
+    closed on the left as in exact arithmetic. Only a value within about one part in 2**49 below an edge counts as on it.
     """
     width = high.double() - low.double()
     return torch.where((width > 0) & width.isfinite(), bins / width * (1 + 2.0**-50), 0.0).nan_to_num_(0.0, 0.0, 0.0)

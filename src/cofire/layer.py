@@ -123,8 +123,9 @@ class LayerStats:
         Raises:
             InputError: The recording counts other things, or these statistics hold a sketch.
         """
-        mine = {"units": self.units, "classes": self.classes, **self.choices.as_dict()}
-        theirs = {"units": other.units, "classes": other.classes, **other.choices.as_dict()}
+        mine = {"units": self.units, "classes": self.classes, "threshold": self.threshold, **self.choices.as_dict()}
+        counted = {"units": other.units, "classes": other.classes, "threshold": other.moments.threshold}
+        theirs = {**counted, **other.choices.as_dict()}
         odd = next((name for name in mine if mine[name] != theirs[name]), None)
         if odd is not None:
             raise InputError(
@@ -149,6 +150,10 @@ class LayerStats:
     def from_header(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "LayerStats":
         """The inverse of :meth:`header`; fields that this version does not know are left out."""
         known = {f.name for f in fields(Choices)}
+        size = tensors["fire"].shape
+        for name in ("zeros", "sum", "square_sum"):
+            if tensors[name].shape != size or len(tensors["class_counts"]) != size[0] or tensors["low"].shape[1] != size[1]:
+                raise InputError("the tensors of a layer must fit each other", f"{name} or fire of {header['name']!r} does not")
         return cls(
             name=header["name"], kind=header["kind"], layout=header["layout"], shape=tuple(header["shape"]),
             threshold=header["threshold"],
@@ -177,7 +182,11 @@ class LayerStats:
             ("classes", self.classes, other.classes),
             ("thresholds", self.threshold, other.threshold),
             ("non-linearities", self.kind, other.kind),
-            *((name, value, other.choices.as_dict()[name]) for name, value in self.choices.as_dict().items()),
+            *(
+                (name, value, other.choices.as_dict()[name])
+                for name, value in self.choices.as_dict().items()
+                if name != "by_class"
+            ),
         ):
             if mine != theirs:
                 raise MergeError(
@@ -188,6 +197,9 @@ class LayerStats:
         merged: dict[str, Tensor] = {}
         for name, rule in FIELDS.items():
             mine, theirs = getattr(self, name), getattr(other, name)
+            if rule == "sum" and (mine is None) != (theirs is None) and 0 in (self.samples, other.samples):
+                merged[name] = theirs if mine is None else mine  # a share without samples never saw what the others have
+                continue
             if mine is None or theirs is None or rule in ("same", "sketch"):
                 continue
             if rule == "sum" and f"{name}_edges" in FIELDS:
@@ -195,15 +207,22 @@ class LayerStats:
                 if not torch.equal(*pair):
                     continue  # counted over other edges: only the sketch can bring them together
                 merged[f"{name}_edges"] = pair[0]
+            if rule in ("min", "max") and len(mine) != len(theirs):  # one holds ranges by class, the other does not
+                mine, theirs = (_combine_classes(rule, side) for side in (mine, theirs))
             if mine.shape != theirs.shape:
                 raise MergeError(
                     f"{name} of layer {self.name!r} can be added only where both have one shape",
                     f"found {tuple(mine.shape)} and {tuple(theirs.shape)}",
                 )
             merged[name] = _combine(rule, mine, theirs)
-        if "histogram" not in merged:
+        if "histogram" not in merged and not (self._bare and other._bare):
             merged |= self._add_sketch(other)
-        return replace(self, **{name: merged.get(name) for name in FIELDS})
+        choices = replace(self.choices, by_class=len(merged["low"]) > 1 or (self.choices.by_class and other.choices.by_class))
+        return replace(self, choices=choices, **{name: merged.get(name) for name in FIELDS})
+
+    @property
+    def _bare(self) -> bool:
+        return self.histogram is None and self.sketch is None
 
     def _add_sketch(self, other: "LayerStats") -> dict[str, Tensor]:
         sketch = self.as_sketch()
@@ -240,6 +259,10 @@ class LayerStats:
     def to(self, device) -> "LayerStats":
         """The same statistics on another device."""
         return replace(self, **{name: value.to(device) for name, value in self.tensors.items()})
+
+
+def _combine_classes(rule: str, value: Tensor) -> Tensor:
+    return value.amin(0, keepdim=True) if rule == "min" else value.amax(0, keepdim=True)
 
 
 def _combine(rule: str, mine: Tensor, theirs: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ def table(stats: FiringStats) -> "pandas.DataFrame":
         columns = {
             "layer": name,
             "unit": range(layer.units),
-            "firing_rate": (layer.fire.sum(0) / layer.samples).numpy(),
+            "firing_rate": (layer.fire.sum(0).double() / layer.samples).numpy(),
         }
         for row in MEASURES:
             if row.per_unit and (values := unit_values(layer, row.name)) is not None:
@@ -216,7 +216,7 @@ def summary(stats: FiringStats) -> "pandas.DataFrame":
         row = {
             "layer": name, "kind": layer.kind, "layout": layer.layout, "units": layer.units, "live": count,
             "dead": layer.units - count, "always_on": int(always_on_units(layer).sum()), "samples": layer.samples,
-            "bins": layer.bins, "firing_rate": float(layer.fire.sum() / (layer.samples * layer.units)),
+            "bins": layer.bins, "firing_rate": int(layer.fire.sum()) / (layer.samples * layer.units),
         }  # fmt: skip
         for entry in MEASURES:
             if entry.axes == "classes units":

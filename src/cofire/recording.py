@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -142,7 +142,7 @@ def record(
         "data": _data(batches),
         "class_names": list(class_names) if class_names is not None else class_names_of(batches),
         "histograms": recording.said,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"cofire": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }
     stats = recording.finish(header, [info.name for info in taps.layers])
@@ -271,7 +271,8 @@ class _Recording:
             "confusion": self.confusion is not None,
             "layers": {name: (info, self.accumulators[name].dtype) for name, info in self.infos.items()},
         }  # fmt: skip
-        everyone = [part for part in gather(mine) if part["classes"] is not None and part["layers"]]
+        parts = gather(mine)
+        everyone = [part for part in parts if part["classes"] is not None and part["layers"]]
         if not everyone:
             raise InputError("there must be at least one sample", "the batches of every process are empty")
         self.classes = everyone[0]["classes"]
@@ -281,7 +282,7 @@ class _Recording:
             self.class_counts = torch.zeros(self.classes, dtype=torch.int64, device=device)  # type: ignore[arg-type]
         if self.confusion is None and any(part["confusion"] for part in everyone):
             self.confusion = torch.zeros(self.classes, self.classes, dtype=torch.int64, device=device)  # type: ignore[arg-type]
-        if self.way == "cache" and any(part["way"] == "sketch" for part in gather(mine)):
+        if self.way == "cache" and any(part["way"] == "sketch" for part in parts):
             self._leave_cache()
         for part in everyone:
             for name, (info, dtype) in part["layers"].items():

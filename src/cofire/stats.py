@@ -1,6 +1,7 @@
 """The statistics of a recording: plain, frozen, mergeable, saveable. Every measure is a function of them."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -54,6 +55,13 @@ class FiringStats(Mapping):
                 "list(stats) names them all.",
             ) from None  # fmt: skip
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.layers
+
+    def get(self, name: str, default=None):
+        """A layer's statistics, or the default where there is no such layer."""
+        return self.layers.get(name, default)
+
     @property
     def samples(self) -> int:
         """Number of samples recorded."""
@@ -74,7 +82,7 @@ class FiringStats(Mapping):
         """Share of samples that the model classified correctly; None without a model's predictions."""
         if self.confusion is None or not self.samples:
             return None
-        return float(self.confusion.diagonal().sum() / self.confusion.sum())
+        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
 
     @property
     def class_accuracy(self) -> Tensor | None:
@@ -131,6 +139,12 @@ class FiringStats(Mapping):
             raise MergeError(
                 "statistics can be added only where they have the same classes",
                 f"found {self.classes} and {other.classes}", "Record both with the same classes=.",
+            )  # fmt: skip
+        names = self.header.get("class_names"), other.header.get("class_names")
+        if None not in names and names[0] != names[1]:
+            raise MergeError(
+                "statistics can be added only where the classes have the same names in the same order",
+                f"found {names[0][:5]} and {names[1][:5]}", "Record both with the same class_names=.",
             )  # fmt: skip
         layers = {name: layer + other[name] for name, layer in self.items()}
         both = self.confusion is not None and other.confusion is not None
@@ -212,6 +226,10 @@ class FiringStats(Mapping):
             raise InputError(
                 "activations must be a mapping {layer name: [samples, units]}", f"found {type(activations).__name__}"
             )
+        if not isinstance(threshold, int | float) or not math.isfinite(threshold):
+            raise InputError("threshold must be a finite number", f"found {threshold!r}")
+        if classes is not None and (not isinstance(classes, int) or classes < 1):
+            raise InputError("classes must be a whole number of at least 1", f"found {classes!r}")
         if histograms not in ("exact", "sketch"):
             raise InputError('histograms must be "exact" or "sketch"', f"found {histograms!r}")
         choices = Choices(bins=bins, levels=levels, by_class=by_class and histograms == "exact", top=top, softmax=softmax)
@@ -242,6 +260,8 @@ class FiringStats(Mapping):
                 layer.settle()
             layers[name] = LayerStats(name, "given", "dense", tuple(values.shape[1:]), threshold, choices, **layer.fields())
         first = next(iter(layers.values()))
+        if class_names is not None and len(class_names) != first.classes:
+            raise InputError("there must be one name per class", f"found {len(class_names)} names for {first.classes} classes")
         header = {"histograms": histograms, "class_names": list(class_names) if class_names is not None else None}
         return cls(layers, first.class_counts.clone(), None, header)
 
@@ -250,8 +270,10 @@ def _join(mine: dict, theirs: dict, layers: dict[str, LayerStats]) -> dict:
     """The header of a sum: what both say alike, and how the histograms came together."""
     header = {key: value for key, value in mine.items() if theirs.get(key) == value}
     header["parts"] = mine.get("parts", 1) + theirs.get("parts", 1)
-    exact = all(layer.histogram is not None for layer in layers.values())
-    header["histograms"] = mine.get("histograms") if exact and "histograms" in header else "exact" if exact else "sketch"
+    if "histograms" not in header or any(layer.histogram is None for layer in layers.values()):
+        held = ("histogram", "exact"), ("sketch", "sketch")
+        found = [way for name, way in held if all(getattr(layer, name) is not None for layer in layers.values())]
+        header["histograms"] = found[0] if found else "none"
     data = [part["data"] for part in (mine, theirs) if part.get("data")]
     if data and "data" not in header:
         header["data"] = {"name": " + ".join(dict.fromkeys(str(part.get("name")) for part in data))}
@@ -273,5 +295,7 @@ def load(path: str | Path) -> FiringStats:
             mine = {name: tensors[f"{index}.{name}"] for name in FIELDS if f"{index}.{name}" in tensors}
             layers[entry["name"]] = LayerStats.from_header(entry, mine)
         return FiringStats(layers, tensors["class_counts"], tensors.get("confusion"), header)
+    except InputError as error:
+        raise FileError("wanted a statistics file of cofire", f"{str(path)!r} contradicts itself: {error}") from error
     except (KeyError, TypeError) as error:
         raise FileError("wanted a complete statistics file", f"{str(path)!r} lacks {error}", "Record it again.") from error
