@@ -1,7 +1,7 @@
 """The main job on real data and real models, from end to end; writes benchmarks/models.json and the tables of docs/results.md.
 
     python benchmarks/models.py --data-root data            # MNIST and the whole CIFAR-10 test set: some minutes
-    python benchmarks/models.py --data-root data --limit 200 --epochs 1 --output /tmp/models.json
+    python benchmarks/models.py --data-root data --limit 2000 --pictures 200 --epochs 1 --output models.json
 
 MNIST: trains the 512-512 net, records its 60,000 training images, and compares with the papers' way, a stored matrix and
 np.histogram. CIFAR-10: records the test images with ResNet-50, VGG-16 and Inception-v3, each at an input size that it
@@ -110,8 +110,9 @@ def page(result: dict) -> str:
         "",
         f"**MNIST, 784-512-512-10**, {m['epochs']} epochs of Adam: test accuracy {m['test_accuracy']:.2%}. Recording "
         f"{m['samples']:,} training images took {m['seconds_of_recording']} s. Against the stored matrix and np.histogram, "
-        f"firing probabilities differ by at most {m['largest_difference_of_firing_probability']:.1e} and activation entropies by at "
-        f"most {m['largest_difference_of_activation_entropy_bits']:.1e} bits. The report has {m['report_bytes'] / 1e6:.1f} MB.",
+        f"firing probabilities differ by at most {m['largest_difference_of_firing_probability']:.1e} and activation "
+        f"entropies by at most {m['largest_difference_of_activation_entropy_bits']:.1e} bits. The report has "
+        f"{m['report_bytes'] / 1e6:.1f} MB.",
         "",
         "| layer | units | dead | activation entropy | mutual information | excess | class selectivity | softmax entropy "
         "| scale-free |",
@@ -144,13 +145,14 @@ def main() -> None:
     """Run everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=os.environ.get("COFIRE_DATA"))
-    parser.add_argument("--limit", type=int, help="images per data set, for a quick look")
+    parser.add_argument("--limit", type=int, help="MNIST images of each split; by default all")
+    parser.add_argument("--pictures", type=int, help="CIFAR-10 images; by default all 10,000")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=HERE / "models.json")
     options = parser.parse_args()
     root = Path(options.data_root) if options.data_root else None
-    scaled = f" --limit {options.limit}" if options.limit else ""
+    scaled = "".join(f" --{name} {value}" for name in ("limit", "pictures") if (value := getattr(options, name)))
     result = {
         "command": f"python benchmarks/models.py --epochs {options.epochs} --seed {options.seed}{scaled}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -159,7 +161,7 @@ def main() -> None:
         "cofire": cofire.__version__,
         "seed": options.seed,
         "mnist": mnist(root, options.limit, options.epochs, options.seed),
-        "cifar10": [cifar(name, size, root, options.limit, options.seed) for name, size in MODELS],
+        "cifar10": [cifar(name, size, root, options.pictures, options.seed) for name, size in MODELS],
     }
     with atomic(options.output) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")

@@ -288,8 +288,8 @@ class LayerAccumulator:
         outside = int(((low < edges[0]) | (high > edges[1])).sum())
         if outside:
             warnings.warn(
-                f"{outside:,} of {self.units:,} units have values outside the range that the reference saw; they are counted in its "
-                "end bins. Take the reference from data that covers this one",
+                f"{outside:,} of {self.units:,} units have values outside the range that the reference saw; they are counted "
+                "in its end bins. Take the reference from data that covers this one",
                 CofireWarning,
                 stacklevel=4,
             )

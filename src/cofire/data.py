@@ -30,7 +30,7 @@ from cofire.errors import DataError, FileError, InputError
 from cofire.files import atomic, sweep
 from cofire.images import Batches, Images, spread
 
-__all__ = ["Batches", "Images", "catalog", "load"]
+__all__ = ["Batches", "catalog", "load"]
 
 _SETS = {
     "digits": "8x8 gray digits of scikit-learn: 1,437 train, 360 test; needs no files",

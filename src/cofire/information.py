@@ -276,7 +276,8 @@ def _joint(layer: LayerStats, levels: int) -> Tensor:
         )  # fmt: skip
     if layer.joint is None:
         raise InputError(
-            f"levels={levels} must have been recorded over one range", f"layer {layer.name!r} has a sketch, or is a sum over two",
+            f"levels={levels} must have been recorded over one range",
+            f"layer {layer.name!r} has a sketch, or is a sum over two",
             'Record with histograms="cache" or "two-pass".',
         )  # fmt: skip
     return layer.joint.double()

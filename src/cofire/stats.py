@@ -141,7 +141,7 @@ class FiringStats(Mapping):
                 f"found {self.classes} and {other.classes}", "Record both with the same classes=.",
             )  # fmt: skip
         names = self.header.get("class_names"), other.header.get("class_names")
-        if None not in names and names[0] != names[1]:
+        if names[0] is not None and names[1] is not None and names[0] != names[1]:
             raise MergeError(
                 "statistics can be added only where the classes have the same names in the same order",
                 f"found {names[0][:5]} and {names[1][:5]}", "Record both with the same class_names=.",
