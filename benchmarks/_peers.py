@@ -117,9 +117,7 @@ def _delve(workload: Workload) -> Job:
 def _nac(workload: Workload) -> Job:
     from pytorch_ood.detector import NACUE
 
-    modules, inputs_of = _sites(workload)
-    if inputs_of:  # it reads outputs only: the eight blocks of a ResNet-18
-        modules = [module for module in modules if hasattr(module, "conv2")]
+    modules, _ = _sites(workload)
 
     def run():
         return NACUE(workload.model, modules, m_bins=50).fit(workload.batches)  # type: ignore[arg-type]
@@ -139,11 +137,11 @@ def peers() -> list[Contender]:
         Contender(
             "delve", "delve SaturationTracker",
             "float64 covariance and saturation of the values before each ReLU; no classes, no histograms",
-            _delve, "delve",
+            _delve, "delve", only=("mlp", "vgg16", "digits*"),
         ),
         Contender(
             "nac", "pytorch-ood NACUE.fit",
             "histograms of activation times gradient in 50 bins, for which it goes backwards; no classes, no moments",
-            _nac, "pytorch-ood",
+            _nac, "pytorch-ood", only=("mlp", "vgg16", "digits*"),
         ),
     ]  # fmt: skip

@@ -80,7 +80,7 @@ def _cifar(name: str, title: str, samples: int, size: int, root: str | None, see
     images = data.load("cifar10", root=root, limit=samples, seed=seed)
     model = zoo.model(f"zoo:{name}", classes=10, seed=seed)
     title = f"{title}, {samples:,} training images of CIFAR-10 at 32x32, batch {size}"
-    bars = dict.fromkeys(("cofire-none", "cofire-cache", "cofire-cache-by-class", "cofire-sketch", "cofire-maps"), 1.1)
+    bars = dict.fromkeys(("cofire-none", "cofire-cache", "cofire-maps"), 1.1)
     short = name.partition("_")[0]
     return Workload(short, title, "random", model, _batches(images, size, seed), 10, bars)
 
@@ -104,7 +104,7 @@ def _digits_conv(_root: str | None, seed: int) -> Workload:
 
 
 def _vgg(root: str | None, seed: int) -> Workload:
-    return _cifar("vgg16_cifar", "VGG-16", 256, 64, root, seed)
+    return _cifar("vgg16_cifar", "VGG-16", 192, 64, root, seed)
 
 
 def _resnet(root: str | None, seed: int) -> Workload:

@@ -44,7 +44,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-root", help="folder of the data sets; else COFIRE_DATA, else ./data")
     parser.add_argument("--quick", action="store_true", help="small digits, two rounds; writes no file unless told where")
     parser.add_argument("--only", nargs="+", default=["*"], help="globs of WORKLOAD/CONTENDER, such as 'mlp/cofire-*'")
-    parser.add_argument("--rounds", type=int, help="rounds of ours and the papers' ways; peers get three at most (default 5)")
+    parser.add_argument("--rounds", type=int, help="rounds (default 5); three at most for others and for large nets")
     parser.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
     parser.add_argument("--output", type=Path, help="where to write the numbers (default benchmarks/results.json)")
     parser.add_argument("--page", type=Path, help="page whose table to make anew (default docs/benchmarks.md)")
@@ -89,7 +89,7 @@ def measured(workload: Workload, chosen: argparse.Namespace) -> dict:
     """All contenders on one workload."""
     say(f"{workload.title}: {workload.samples:,} samples, weights: {workload.weights}")
     everyone = [*ours(workload.convolutional), *papers(), *peers()]
-    picked = [c for c in everyone if wanted(workload.name, c.name, chosen.only)]
+    picked = [c for c in everyone if wanted(workload.name, c.name, chosen.only) and wanted(workload.name, "*", c.only)]
     base = Worker(lambda share: plain(workload.part(share)))
     workers = {c.name: Worker(partial(job, c, workload)) for c in picked}
     try:
@@ -103,17 +103,12 @@ def measured(workload: Workload, chosen: argparse.Namespace) -> dict:
                 skipped[contender.name] = str(error)
                 say(f"  {contender.name}: skipped, {error}")
         differences = agreement(picked, firsts, workload)
-        timed = {"rounds of ours": {}, "rounds of peers": {}}
-        for group, count, few in (
-            ("rounds of ours", chosen.rounds, False), ("rounds of peers", min(3, chosen.rounds), True),
-        ):  # fmt: skip
-            some = {c.name: workers[c.name] for c in picked if c.name in firsts and bool(c.package) == few}
-            if some:
-                timed[group] = ratios(base, some, count, lambda words, group=group: say(f"  {group}: {words}"))
+        found: dict[str, dict] = {}
+        for group, rounds in groups(picked, firsts, workload, chosen.rounds):
+            found |= ratios(base, {c.name: workers[c.name] for c in group}, rounds, lambda words: say(f"  {words}"))
     finally:
         for worker in (base, *workers.values()):
             worker.close()
-    found = timed["rounds of ours"] | timed["rounds of peers"]
     skipped |= {name: entry["failed"] for name, entry in found.items() if "failed" in entry}
     plains = [seconds for entry in found.values() for seconds in entry.get("base", [])]
     return {
@@ -124,6 +119,14 @@ def measured(workload: Workload, chosen: argparse.Namespace) -> dict:
             row(c, workload, *(part.get(c.name) for part in (firsts, found, differences, skipped))) for c in picked
         ],
     }  # fmt: skip
+
+
+def groups(picked: list[Contender], there: dict, workload: Workload, rounds: int):
+    """Ours, which get all rounds, and the slower others; of nets that take long, three rounds at most."""
+    mine = [c for c in picked if c.name in there and c.name.startswith("cofire")]
+    others = [c for c in picked if c.name in there and not c.name.startswith("cofire")]
+    few = min(3, rounds)
+    return [(group, count) for group, count in ((mine, few if workload.convolutional else rounds), (others, few)) if group]
 
 
 def job(contender: Contender, workload: Workload, share: float):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "record.py"
-PEERS = ("captum", "nnsight", "torchlens", "delve", "nac")
+PEER = "captum"
 PAGE = "# A page\n\n<!-- results: begin -->\nold\n<!-- results: end -->\n\nThe rest.\n"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the benchmarks fork, which this system cannot")
@@ -26,10 +26,10 @@ def run(*words: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """A quick run of our own ways and the papers': what it wrote, and its page."""
+    """A quick run of our own ways, the papers' and one peer: what it wrote, and its page."""
     folder = tmp_path_factory.mktemp("benchmarks")
     (folder / "page.md").write_text(PAGE, "utf8")
-    only = [f"digits*/{name}" for name in ("cofire-*", "papers", "papers-by-class")]
+    only = [f"digits*/{name}" for name in ("cofire-*", "papers", "papers-by-class")] + [f"digits/{PEER}"]
     done = run(
         "--quick", "--rounds", "1", "--output", str(folder / "results.json"), "--page", str(folder / "page.md"), "--only", *only
     )
@@ -61,6 +61,8 @@ def test_every_row_has_its_numbers(quick):
         assert workload["samples"] > 0 < workload["batch_size"]
         assert workload["plain"]["seconds"]["min"] > 0 <= workload["plain"]["peak_bytes"]
         for row in workload["contenders"]:
+            if row["name"] == PEER:
+                continue
             assert row["skipped"] is None
             assert len(row["rounds"]) == 1
             assert 0 < row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
@@ -74,9 +76,9 @@ def test_rows_that_do_the_same_job_agree(quick):
     for workload in results["workloads"]:
         off = {row["name"]: row["off_bits"] for row in workload["contenders"]}
         exact = [name for name in off if name.startswith("cofire-") and name not in ("cofire-none", "cofire-sketch")]
-        assert len(exact) == 3
+        assert len(exact) == (3 if workload["name"] == "digits" else 2)
         assert all(off[name]["max"] < 1e-3 for name in exact)
-        assert off["cofire-sketch"]["mean"] < 1e-2
+        assert off.get("cofire-sketch", {"mean": 0})["mean"] < 1e-2
         assert off["cofire-none"] is None
 
 
@@ -86,21 +88,19 @@ def test_the_page_is_made_from_the_results(quick):
     assert page.endswith("The rest.\n")
     assert "old" not in page
     assert all(f"### {workload['title']}" in page for workload in results["workloads"])
-    rows = [row for workload in results["workloads"] for row in workload["contenders"]]
+    rows = [row for workload in results["workloads"] for row in workload["contenders"] if row["name"] != PEER]
     assert all(f"| {row['title']} | {row['does']}" in page for row in rows)
     assert table().page(page, results) == page
 
 
-def test_a_peer_that_is_not_there_is_skipped_with_a_word():
-    here = [name for name, package in zip(PEERS, ("captum", "nnsight", "torchlens", "delve", "pytorch_ood"), strict=True)
-            if importlib.util.find_spec(package)]  # fmt: skip
-    missing = [name for name in PEERS if name not in here]
-    if not missing:
-        pytest.skip("all peers are installed here")
-    done = run("--quick", "--rounds", "1", "--only", f"digits/{missing[0]}", "digits/papers")
-    assert done.returncode == 0, done.stderr
-    assert f"{missing[0]}: skipped, not installed" in done.stderr
-    assert "| not run: not installed" in done.stdout
+def test_a_peer_that_is_not_there_is_skipped_with_a_word(quick):
+    results, page = quick
+    row = next(row for row in results["workloads"][0]["contenders"] if row["name"] == PEER)
+    if importlib.util.find_spec(PEER):
+        pytest.skip(f"{PEER} is installed here")
+    assert row["skipped"].startswith("not installed")
+    assert (row["ratio"], row["rounds"], row["peak_bytes"]) == (None, [], None)
+    assert f"| {row['title']} | not run: not installed" in page
 
 
 def test_the_committed_page_shows_the_committed_results():
