@@ -38,12 +38,13 @@ def _captum(workload: Workload) -> Job:
     reader = LayerActivation(workload.model, modules)
 
     def read() -> list[Tensor]:
-        found: list[list[Tensor]] = [[] for _ in modules]
+        found = Matrices(workload)
         with torch.no_grad():
             for inputs, _ in workload.batches:
-                for layer, values in zip(found, reader.attribute(inputs, attribute_to_layer_input=inputs_of), strict=True):
-                    layer.append(channels(values))
-        return [torch.cat(layer) for layer in found]
+                for values in reader.attribute(inputs, attribute_to_layer_input=inputs_of):
+                    found.add(values)
+                found.next_batch()
+        return found.layers
 
     return numpy_job(workload, read)
 
@@ -60,14 +61,15 @@ def _nnsight(workload: Workload) -> Job:
     envoys = [traced.get(names[module]) for module in modules]
 
     def read() -> list[Tensor]:
-        found: list[list[Tensor]] = [[] for _ in modules]
+        found = Matrices(workload)
         with torch.no_grad():
             for inputs, _ in workload.batches:
                 with traced.trace(inputs):
                     values = nnsight.save([channels(e.input if inputs_of else e.output) for e in envoys])
-                for layer, units in zip(found, values, strict=True):
-                    layer.append(units)
-        return [torch.cat(layer) for layer in found]
+                for units in values:
+                    found.add(units)
+                found.next_batch()
+        return found.layers
 
     return numpy_job(workload, read)
 

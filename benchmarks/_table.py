@@ -11,7 +11,7 @@ def tables(results: dict) -> str:
     """All workloads' tables as Markdown."""
     parts = [_conditions(results)]
     for workload in results["workloads"]:
-        parts.append(f"### {workload['title']}\n\n{_head(workload)}\n\n{_table(workload)}")
+        parts.append(f"## {workload['title']}\n\n{_head(workload)}\n\n{_table(workload)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import cofire
 
-__all__ = ["BINS", "JOB", "Contender", "channels", "entropies", "numpy_job", "ours", "papers", "plain"]
+__all__ = ["BINS", "JOB", "Contender", "Matrices", "channels", "entropies", "numpy_job", "ours", "papers", "plain"]
 
 BINS = 30
 JOB = "the job"
@@ -168,35 +168,43 @@ def numpy_job(workload: Workload, read: Callable[[], list[Tensor]], by_class: bo
     return Job(finish, read, answer)
 
 
-class _Matrix:
-    """The full matrices of activations, filled batch by batch through forward hooks."""
+class Matrices:
+    """The full matrices of activations [samples, units], one a layer, filled batch by batch: no second copy is ever needed."""
 
     def __init__(self, workload: Workload):
-        self.workload, self.rows, self.layers, self.place = workload, 0, [], 0
+        self.samples, self.layers, self.first, self.place, self.rows = workload.samples, [], 0, 0, 0
 
-    def _hook(self, _module, _inputs, output: Tensor) -> None:
-        units = channels(output)
+    def add(self, values: Tensor) -> None:
+        """Take the batch's next layer."""
+        units = channels(values)
         if self.place == len(self.layers):
-            self.layers.append(torch.empty(self.workload.samples, units.shape[1]))
-        self.layers[self.place][self.rows : self.rows + len(units)] = units
-        self.place += 1
+            self.layers.append(torch.empty(self.samples, units.shape[1]))
+        self.layers[self.place][self.first : self.first + len(units)] = units
+        self.place, self.rows = self.place + 1, len(units)
+
+    def next_batch(self) -> None:
+        """What comes is of the next batch."""
+        self.first, self.place = self.first + self.rows, 0
+
+
+def _hooked(workload: Workload) -> Callable[[], list[Tensor]]:
+    """Reads through forward hooks on the ReLU modules, in the order of their calls."""
 
     @torch.no_grad()
-    def read(self) -> list[Tensor]:
-        """All samples' activations, by layer in the order of calls."""
-        self.rows, self.layers = 0, []
-        relus = [module for module in self.workload.model.modules() if isinstance(module, nn.ReLU)]
-        handles = [module.register_forward_hook(self._hook) for module in relus]
+    def read() -> list[Tensor]:
+        found = Matrices(workload)
+        relus = [module for module in workload.model.modules() if isinstance(module, nn.ReLU)]
+        handles = [module.register_forward_hook(lambda _module, _inputs, output: found.add(output)) for module in relus]
         try:
-            for inputs, labels in self.workload.batches:
-                self.place = 0
-                self.workload.model(inputs)
-                self.rows += len(labels)
+            for inputs, _ in workload.batches:
+                workload.model(inputs)
+                found.next_batch()
         finally:
             for handle in handles:
                 handle.remove()
-        layers, self.layers = self.layers, []
-        return layers
+        return found.layers
+
+    return read
 
 
 def _one_by_one(workload: Workload) -> Job:
@@ -216,7 +224,7 @@ def _one_by_one(workload: Workload) -> Job:
     def answer(result: list[dict]) -> dict:
         return {"entropy": {}, "fire": {str(place): layer["fire"].numpy() for place, layer in enumerate(result)}}
 
-    return Job(finish, _Matrix(workload).read, answer)
+    return Job(finish, _hooked(workload), answer)
 
 
 def papers() -> list[Contender]:
@@ -224,11 +232,11 @@ def papers() -> list[Contender]:
     return [
         Contender(
             "papers", "papers' way: the full matrix, np.histogram per unit", JOB,
-            lambda workload: numpy_job(workload, _Matrix(workload).read),
+            lambda workload: numpy_job(workload, _hooked(workload)),
         ),
         Contender(
             "papers-by-class", "the same, and by class", BY_CLASS,
-            lambda workload: numpy_job(workload, _Matrix(workload).read, by_class=True),
+            lambda workload: numpy_job(workload, _hooked(workload), by_class=True),
             only=("mlp", "digits*"),
         ),
         Contender(

@@ -87,7 +87,7 @@ def test_the_page_is_made_from_the_results(quick):
     assert page.startswith("# A page\n")
     assert page.endswith("The rest.\n")
     assert "old" not in page
-    assert all(f"### {workload['title']}" in page for workload in results["workloads"])
+    assert all(f"## {workload['title']}" in page for workload in results["workloads"])
     rows = [row for workload in results["workloads"] for row in workload["contenders"] if row["name"] != PEER]
     assert all(f"| {row['title']} | {row['does']}" in page for row in rows)
     assert table().page(page, results) == page
