@@ -18,7 +18,19 @@ SRC = ROOT / "src" / "cofire"
 # A room may import from the lines above its own, and on its line from the rooms to its left.
 ROOMS = (
     ("version", "types", "errors", "files"),
-    ("nonlinearities", "pooling", "wrappers", "listing", "taps", "kernels", "accumulate", "layer", "storage", "stats"),
+    (
+        "nonlinearities",
+        "pooling",
+        "wrappers",
+        "listing",
+        "taps",
+        "kernels",
+        "cofiring",
+        "accumulate",
+        "layer",
+        "storage",
+        "stats",
+    ),
     (
         "progress",
         "processes",
@@ -33,7 +45,7 @@ ROOMS = (
         "checkpointing",
         "training",
     ),
-    ("distributions", "firing", "information", "coactivation", "communities", "modularity"),
+    ("distributions", "firing", "information", "graphs", "bisection", "modularities", "partitions"),
     ("measures",),
     (
         "ablation",

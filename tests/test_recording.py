@@ -106,8 +106,8 @@ def test_a_small_budget_takes_the_second_pass_and_gives_the_same():
     model, (x, y) = mlp(), samples()
     batches = batched(x, y, 50)
     full, small = (
-        cofire.record(model, batches, by_class=True),
-        cofire.record(model, batches, by_class=True, memory="4kB"),
+        cofire.record(model, batches, by_class=True, cofiring="class"),
+        cofire.record(model, batches, by_class=True, cofiring="class", memory="4kB"),
     )
     assert (full.header["histograms"], small.header["histograms"]) == ("exact (cache)", "exact (two passes)")
     assert small.equal(full)

@@ -8,7 +8,8 @@ from cofire.version import __version__
 if TYPE_CHECKING:
     from cofire import data, errors, zoo
     from cofire.errors import CofireError, CofireWarning
-    from cofire.firing import always_on_units, class_means, dead_units, firing_probability, live_units
+    from cofire.firing import always_on_units, class_means, dead_units, firing_probability, live_units, representative_units
+    from cofire.graphs import Coactivation, coactivation, shared_units, unique_units
     from cofire.information import (
         activation_entropy,
         class_selectivity,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     )
     from cofire.layer import LayerStats
     from cofire.measures import MEASURES, summary, table
+    from cofire.modularities import modularity, modularity_bisection, modularity_by_chance, modularity_chen, modularity_shen
+    from cofire.partitions import Communities, communities
     from cofire.recording import layers, record
     from cofire.stats import FiringStats, load
     from cofire.training import fit
@@ -27,13 +30,16 @@ if TYPE_CHECKING:
 _ROOMS = {
     "cofire": ("data", "errors", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
-    "firing": ("always_on_units", "class_means", "dead_units", "firing_probability", "live_units"),
+    "firing": ("always_on_units", "class_means", "dead_units", "firing_probability", "live_units", "representative_units"),
+    "graphs": ("Coactivation", "coactivation", "shared_units", "unique_units"),
     "information": (
         "activation_entropy", "class_selectivity", "firing_entropy", "kl_selectivity", "mutual_information",
         "mutual_information_excess", "softmax_entropy",
     ),
     "layer": ("LayerStats",),
     "measures": ("MEASURES", "summary", "table"),
+    "modularities": ("modularity", "modularity_bisection", "modularity_by_chance", "modularity_chen", "modularity_shen"),
+    "partitions": ("Communities", "communities"),
     "recording": ("layers", "record"),
     "stats": ("FiringStats", "load"),
     "training": ("fit",),
@@ -42,8 +48,10 @@ _PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "MEASURES",
+    "Coactivation",
     "CofireError",
     "CofireWarning",
+    "Communities",
     "FiringStats",
     "LayerStats",
     "__version__",
@@ -51,6 +59,8 @@ __all__ = [
     "always_on_units",
     "class_means",
     "class_selectivity",
+    "coactivation",
+    "communities",
     "data",
     "dead_units",
     "errors",
@@ -61,12 +71,20 @@ __all__ = [
     "layers",
     "live_units",
     "load",
+    "modularity",
+    "modularity_bisection",
+    "modularity_by_chance",
+    "modularity_chen",
+    "modularity_shen",
     "mutual_information",
     "mutual_information_excess",
     "record",
+    "representative_units",
+    "shared_units",
     "softmax_entropy",
     "summary",
     "table",
+    "unique_units",
     "zoo",
 ]
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from cofire.cofiring import Cofiring, paired, representatives
 from cofire.errors import ActivationError, CofireWarning, InputError
 from cofire.kernels import Moments, Sketch, Workspace, add_histogram, bin_scale, refine
 
@@ -25,6 +26,8 @@ class Choices:
         top: Representative units per class.
         pool: How positions become units: "mean", "max" or "none".
         softmax: Also sum every sample's softmax over units.
+        cofiring: Pairs to count: "class" for the pairs of each class's representative units, "union" for all pairs of
+            representative units, "none"; "apart" in a sum of recordings over different class means, whose counts do not add.
     """
 
     bins: int = 30
@@ -33,6 +36,7 @@ class Choices:
     top: int = 50
     pool: str = "mean"
     softmax: bool = False
+    cofiring: str = "class"
 
     def __post_init__(self):
         for name, least in (("bins", 1), ("levels", 2), ("top", 1)):
@@ -43,6 +47,8 @@ class Choices:
             raise InputError("bins must be at most 10,000", f"found {self.bins:,}")
         if self.pool not in ("mean", "max", "none"):
             raise InputError('pool must be "mean", "max" or "none"', f"found {self.pool!r}")
+        if self.cofiring not in ("class", "union", "none", "apart"):
+            raise InputError('cofiring must be "class", "union" or "none"', f"found {self.cofiring!r}")
 
     def as_dict(self) -> dict:
         """The choices as plain values."""
@@ -167,6 +173,8 @@ class LayerAccumulator:
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._histograms: dict[str, Tensor] = {}
         self._scales: dict[str, Tensor] = {}
+        self._cofiring: Cofiring | None = None
+        self.shared: tuple[Tensor, ...] | None = None
 
     def update(self, values: Tensor, labels: Tensor) -> None:
         """First phase: values [samples, units] of the declared dtype, labels [samples] int64."""
@@ -190,7 +198,7 @@ class LayerAccumulator:
             self.sketch.update(values, self.moments)
         if self.softmax_sum is not None:
             self.softmax_sum.index_add_(0, labels, torch.softmax(values.double(), 1))
-        if self._histograms:  # the edges came from a reference
+        if self._histograms:  # the basis came from a reference
             self._count(values, labels)
         if self._keep:
             self._kept.append((values, labels))
@@ -220,10 +228,10 @@ class LayerAccumulator:
         """Begin the sketch late; the caller replays what the moments have already seen through ``sketch.update``."""
         self.sketch = Sketch(self.units, self.work)
 
-    def open(self, edges: dict[str, Tensor] | None = None) -> None:
-        """Begin the second phase with the ranges seen in the first, or with ``edges`` from another recording."""
-        self._second, self._given = edges is None, edges is not None
-        edges = dict(edges) if edges is not None else self.own_edges()
+    def open(self, basis: dict[str, Tensor] | None = None) -> None:
+        """Begin the second phase over what the first has seen, or over the ``basis`` of another recording."""
+        self._second, self._given = basis is None, basis is not None
+        basis = dict(basis) if basis is not None else self.own_basis()
         bins, device = self.choices.bins, self.work.device
         shapes: dict[str, tuple[int, ...]] = {"histogram": (refine(bins), self.units)}
         if self.choices.by_class:
@@ -231,34 +239,65 @@ class LayerAccumulator:
         if self.choices.levels > 2:
             shapes["joint"] = (self.classes, self.choices.levels, self.units)
         for name, shape in shapes.items():
-            pair = edges[f"{name}_edges"].to(device)
+            pair = basis[f"{name}_edges"].to(device)
             if name == "joint":  # one range for every class
                 pair = pair[:, None].expand(2, self.classes, self.units)
             self._histograms[name] = torch.zeros(shape, dtype=torch.int32, device=device)
             self._scales[name] = bin_scale(pair[0], pair[1], shape[-2])
-            edges[f"{name}_edges"] = pair
-        self._edges = edges
+            basis[f"{name}_edges"] = pair
+        if self.choices.cofiring in ("class", "union"):
+            units = paired(basis["representative"].to(device), self.choices.cofiring)
+            self._cofiring = Cofiring(units, basis["cofire_means"].to(device), self.dtype)
+        self._basis = basis
 
-    def own_edges(self) -> dict[str, Tensor]:
-        """Ranges of the values seen so far: ``histogram_edges`` [2, units], by class [2, classes, units], float64."""
+    def own_basis(self) -> dict[str, Tensor]:
+        """What the second phase counts over, as seen so far.
+
+        ``histogram_edges`` [2, units] and, by class, [2, classes, units], float64; ``representative`` units [classes, top],
+        int32, and the class means ``cofire_means`` of the units that are paired, float64.
+        """
         low, high = (side.double() for side in self.moments.nonzero_range())
-        edges = {"histogram_edges": torch.stack([low.amin(0), high.amax(0)])}
+        basis = {"histogram_edges": torch.stack([low.amin(0), high.amax(0)])}
         if self.choices.by_class:
-            edges["class_histogram_edges"] = torch.stack([low, high])
+            basis["class_histogram_edges"] = torch.stack([low, high])
         if self.choices.levels > 2:
             everything = self.moments.lowest.amin(0), self.moments.highest.amax(0)
-            edges["joint_edges"] = torch.stack(everything).double()
-        return edges
+            basis["joint_edges"] = torch.stack(everything).double()
+        if self.choices.cofiring in ("class", "union"):
+            means, live = self._means()
+            representative = representatives(means, live, self.choices.top)
+            units = paired(representative, self.choices.cofiring)
+            basis["representative"] = representative.to(torch.int32)
+            own = means.gather(1, units.clamp(min=0))
+            basis["cofire_means"] = torch.where((units >= 0) & own.isfinite(), own, torch.inf)  # nothing is above inf
+        return basis
+
+    def totals(self) -> tuple[Tensor, ...]:
+        """Samples [classes], sums and firing counts [classes, units]: what several processes add up between the phases."""
+        state = self.moments.state()
+        return self.class_counts, state["sum"], state["fire"]
+
+    def _means(self) -> tuple[Tensor, Tensor]:
+        """Class means within the range of the values, so that none of equal values is above its mean; and the live units."""
+        counts, sums, fire = self.shared or self.totals()
+        means = sums / counts[:, None]
+        low, high = self.moments.lowest.double(), self.moments.highest.double()
+        return torch.where(means.isnan(), means, means.clamp(low, high)), fire.sum(0) > 0
 
     def _count(self, values: Tensor, labels: Tensor) -> None:
         for name, counts in self._histograms.items():
-            low, scale = self._edges[f"{name}_edges"][0], self._scales[name]
             if name == "histogram":
-                add_histogram(counts, values, low, scale, self.work)
-                continue
-            for c in labels.unique().tolist():  # rows of one class share their edges, and their counts stay in the cache
-                rows = values.index_select(0, (labels == c).nonzero()[:, 0])
-                add_histogram(counts[c], rows, low[c], scale[c], self.work)
+                add_histogram(counts, values, self._basis["histogram_edges"][0], self._scales[name], self.work)
+        by_class = [name for name in self._histograms if name != "histogram"]
+        if not by_class and self._cofiring is None:
+            return
+        for c in labels.unique().tolist():  # rows of one class share their edges, and their counts stay in the cache
+            rows = values.index_select(0, (labels == c).nonzero()[:, 0])
+            for name in by_class:
+                low, scale = self._basis[f"{name}_edges"][0, c], self._scales[name][c]
+                add_histogram(self._histograms[name][c], rows, low, scale, self.work)
+            if self._cofiring is not None:
+                self._cofiring.update(rows, c)
 
     def fields(self) -> dict[str, Tensor]:
         """Everything collected, by field name, with the zeros taken out of the bins they fell in."""
@@ -274,13 +313,16 @@ class LayerAccumulator:
                 "sketch_signed": self.sketch.signed,
             }
         for name, counts in self._histograms.items():
-            edges = self._edges[f"{name}_edges"]
+            edges = self._basis[f"{name}_edges"]
             if self._given and name == "histogram":
                 self._warn_outside(state, edges)
             state[name], state[f"{name}_edges"] = counts, edges[:, 0] if name == "joint" else edges
             if name != "joint":  # the joint counts of levels and classes are over all values, zeros included
                 zeros = state["zeros"] if name == "class_histogram" else state["zeros"].sum(0)
                 state[name] = _without_zeros(counts, zeros, edges[0], self._scales[name])
+        if self._cofiring is not None:
+            state |= {"cofire": self._cofiring.counts}
+            state |= {name: self._basis[name] for name in ("representative", "cofire_means")}
         return state
 
     def _warn_outside(self, state: dict[str, Tensor], edges: Tensor) -> None:

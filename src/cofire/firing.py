@@ -2,13 +2,22 @@
 
 import warnings
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cofire.errors import CofireWarning
+from cofire.cofiring import representatives
+from cofire.errors import CofireWarning, InputError
 from cofire.layer import LayerStats
 
-__all__ = ["always_on_units", "class_means", "dead_units", "firing_probability", "live_units", "unit_spread"]
+__all__ = [
+    "always_on_units",
+    "class_means",
+    "dead_units",
+    "firing_probability",
+    "live_units",
+    "representative_units",
+    "unit_spread",
+]
 
 
 def firing_probability(layer: LayerStats) -> Float[Tensor, "classes units"]:
@@ -70,3 +79,32 @@ def live_units(layer: LayerStats) -> Bool[Tensor, " units"]:
 def always_on_units(layer: LayerStats) -> Bool[Tensor, " units"]:
     """Units that fire for every sample; none of a layer without samples."""
     return (layer.fire.sum(0) == layer.class_counts.sum()) & live_units(layer)
+
+
+def representative_units(layer: LayerStats, top: int | None = None) -> Int[Tensor, "classes top"]:
+    """The units with the largest class means: those that stand for a class in its layer.
+
+    Source:
+        Paper 001, section 5.1. Units that fire for no sample never enter; ties go to the unit with the smaller index.
+
+    Args:
+        layer: Statistics of one layer.
+        top: How many per class; by default the recording's ``top``, 50 unless it was chosen.
+
+    Returns:
+        Unit indices in the order of falling class mean, min(top, units) of them, filled up with -1 where a class has no
+        samples or too few units fire.
+
+    Raises:
+        InputError: top is not a whole number of at least 1.
+
+    >>> import cofire, torch
+    >>> acts = torch.tensor([[1.0, 0.0, 4.0], [0.0, 0.0, 0.0], [2.0, 3.0, 0.0]])
+    >>> stats = cofire.FiringStats.from_activations({"fc1": acts}, torch.tensor([0, 0, 1]))
+    >>> representative_units(stats["fc1"], top=2).tolist()
+    [[2, 0], [1, 0]]
+    """
+    top = layer.choices.top if top is None else top
+    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+        raise InputError("top must be a whole number of at least 1", f"found {top!r}")
+    return representatives(class_means(layer), live_units(layer), top)

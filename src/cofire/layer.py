@@ -27,6 +27,9 @@ FIELDS: dict[str, str] = {
     "class_histogram_edges": "same",
     "joint": "sum",
     "joint_edges": "same",
+    "cofire": "sum",
+    "representative": "same",
+    "cofire_means": "same",
     "sketch": "sketch",
     "sketch_exponent": "sketch",
     "sketch_signed": "sketch",
@@ -34,6 +37,14 @@ FIELDS: dict[str, str] = {
     "softmax_sum": "sum",
 }
 """Every field of a layer and how two recordings of it become one. A new statistic is a field here and a row there."""
+
+_BASIS = {
+    "histogram": ("histogram_edges",),
+    "class_histogram": ("class_histogram_edges",),
+    "joint": ("joint_edges",),
+    "cofire": ("representative", "cofire_means"),
+}
+"""What a count was taken over: two counts add only where this is the same in both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +71,11 @@ class LayerStats:
         class_histogram_edges: Those ranges, float64 [2, classes, units].
         joint: All activations in equal levels of the unit's whole range, int32 [classes, levels, units].
         joint_edges: That range, float64 [2, units].
+        cofire: Samples of a class in which two of its paired units are both above their class means, int32
+            [classes, width, width]; the paired units are the representative ones, or with cofiring "union" those of all
+            classes in rising order.
+        representative: Units with the largest class means, int32 [classes, top], filled up with -1.
+        cofire_means: Class means of the paired units, float64 [classes, width]; inf where there is none.
         sketch: Non-zero activations on the power-of-two grid, int32 [1024, units].
         sketch_exponent: The grid's range is 2 to this power, int32 [units].
         sketch_signed: The grid extends below zero, bool [units].
@@ -86,6 +102,9 @@ class LayerStats:
     class_histogram_edges: Tensor | None = None
     joint: Tensor | None = None
     joint_edges: Tensor | None = None
+    cofire: Tensor | None = None
+    representative: Tensor | None = None
+    cofire_means: Tensor | None = None
     sketch: Tensor | None = None
     sketch_exponent: Tensor | None = None
     sketch_signed: Tensor | None = None
@@ -117,8 +136,8 @@ class LayerStats:
         """The fields that were recorded, by name."""
         return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
 
-    def edges_for(self, other: LayerAccumulator) -> dict[str, Tensor]:
-        """Histogram edges for a recording whose statistics are to add to these exactly.
+    def basis_for(self, other: LayerAccumulator) -> dict[str, Tensor]:
+        """Histogram edges and class means for a recording whose statistics are to add to these exactly.
 
         Raises:
             InputError: The recording counts other things, or these statistics hold a sketch.
@@ -126,6 +145,8 @@ class LayerStats:
         mine = {"units": self.units, "classes": self.classes, "threshold": self.threshold, **self.choices.as_dict()}
         counted = {"units": other.units, "classes": other.classes, "threshold": other.moments.threshold}
         theirs = {**counted, **other.choices.as_dict()}
+        if self.cofire is None or theirs["cofiring"] == "none":  # said below, or not asked for
+            mine.pop("cofiring")
         odd = next((name for name in mine if mine[name] != theirs[name]), None)
         if odd is not None:
             raise InputError(
@@ -137,7 +158,13 @@ class LayerStats:
                 "a reference must hold exact histograms", f"layer {self.name!r} of it has none",
                 'Sketches add without a reference: record both with histograms="sketch".',
             )  # fmt: skip
-        return {name: value for name, value in self.tensors.items() if name.endswith("_edges")}
+        if other.choices.cofiring != "none" and self.cofire is None:
+            raise InputError(
+                "a reference must hold co-firing counts", f"layer {self.name!r} of it has none",
+                'Record with cofiring="none", or take another reference.',
+            )  # fmt: skip
+        held = self.tensors
+        return {name: held[name] for names in _BASIS.values() for name in names if name in held}
 
     def header(self) -> dict[str, Any]:
         """Everything but the tensors, as plain values."""
@@ -157,7 +184,7 @@ class LayerStats:
         return cls(
             name=header["name"], kind=header["kind"], layout=header["layout"], shape=tuple(header["shape"]),
             threshold=header["threshold"],
-            choices=Choices(**{key: value for key, value in header["choices"].items() if key in known}),
+            choices=Choices(**{"cofiring": "none"} | {key: value for key, value in header["choices"].items() if key in known}),
             **{name: tensors[name] for name in FIELDS if name in tensors},
         )  # fmt: skip
 
@@ -185,7 +212,7 @@ class LayerStats:
             *(
                 (name, value, other.choices.as_dict()[name])
                 for name, value in self.choices.as_dict().items()
-                if name != "by_class"
+                if name not in ("by_class", "cofiring")
             ),
         ):
             if mine != theirs:
@@ -197,16 +224,15 @@ class LayerStats:
         merged: dict[str, Tensor] = {}
         for name, rule in FIELDS.items():
             mine, theirs = getattr(self, name), getattr(other, name)
-            if rule == "sum" and (mine is None) != (theirs is None) and 0 in (self.samples, other.samples):
+            if (mine is None) != (theirs is None) and 0 in (self.samples, other.samples):
                 merged[name] = theirs if mine is None else mine  # a share without samples never saw what the others have
                 continue
             if mine is None or theirs is None or rule in ("same", "sketch"):
                 continue
-            if rule == "sum" and f"{name}_edges" in FIELDS:
-                pair = getattr(self, f"{name}_edges"), getattr(other, f"{name}_edges")
-                if not torch.equal(*pair):
-                    continue  # counted over other edges: only the sketch can bring them together
-                merged[f"{name}_edges"] = pair[0]
+            if name in _BASIS:
+                if not self._same_basis(other, name):
+                    continue  # counted over other ranges or means: of all these, only histograms can go over to the sketch
+                merged |= {key: getattr(self, key) for key in _BASIS[name]}
             if rule in ("min", "max") and len(mine) != len(theirs):  # one holds ranges by class, the other does not
                 mine, theirs = (_combine_classes(rule, side) for side in (mine, theirs))
             if mine.shape != theirs.shape:
@@ -218,7 +244,12 @@ class LayerStats:
         if "histogram" not in merged and not (self._bare and other._bare):
             merged |= self._add_sketch(other)
         choices = replace(self.choices, by_class=len(merged["low"]) > 1 or (self.choices.by_class and other.choices.by_class))
+        choices = replace(choices, cofiring=_common(self.choices.cofiring, other.choices.cofiring, "cofire" in merged))
         return replace(self, choices=choices, **{name: merged.get(name) for name in FIELDS})
+
+    def _same_basis(self, other: "LayerStats", name: str) -> bool:
+        pairs = ((getattr(self, key), getattr(other, key)) for key in _BASIS[name])
+        return all(torch.equal(mine, theirs.to(mine.device)) for mine, theirs in pairs)
 
     @property
     def _bare(self) -> bool:
@@ -259,6 +290,13 @@ class LayerStats:
     def to(self, device) -> "LayerStats":
         """The same statistics on another device."""
         return replace(self, **{name: value.to(device) for name, value in self.tensors.items()})
+
+
+def _common(mine: str, theirs: str, counted: bool) -> str:
+    """What a sum says of its co-firing counts."""
+    if "none" in (mine, theirs):
+        return "none"
+    return mine if counted else "apart"
 
 
 def _combine_classes(rule: str, value: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from cofire.kernels import Moments
 
-__all__ = ["gather", "share_ranges", "world_size"]
+__all__ = ["gather", "share_ranges", "share_totals", "world_size"]
 
 
 def world_size() -> int:
@@ -31,6 +31,14 @@ def share_ranges(moments: Moments) -> None:
         (moments.least_positive, dist.ReduceOp.MIN), (moments.least_negative, dist.ReduceOp.MIN),
     ):  # fmt: skip
         _reduce(tensor, rule)
+
+
+def share_totals(totals: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The sums over all processes; the arguments stay as they are."""
+    copies = tuple(total.clone() for total in totals)
+    for copy in copies:
+        _reduce(copy, dist.ReduceOp.SUM)
+    return copies
 
 
 def _reduce(tensor: torch.Tensor, rule) -> None:

@@ -17,7 +17,7 @@ from cofire.errors import ActivationError, CofireWarning, InputError, LayerError
 from cofire.kernels import Workspace
 from cofire.layer import LayerStats
 from cofire.listing import LayerInfo, LayerList
-from cofire.processes import gather, share_ranges, world_size
+from cofire.processes import gather, share_ranges, share_totals, world_size
 from cofire.progress import track
 from cofire.stats import FiringStats
 from cofire.taps import Taps
@@ -72,7 +72,7 @@ def record(
     model: nn.Module, batches: Iterable, layers=None, pool: str = "mean", threshold: float | None = None, bins: int = 30,
     top: int = 50, device=None, progress: bool = True, *, classes: int | None = None, class_names=None,
     histograms: str = "auto", memory: str | int = "2GB", by_class: bool | str = "auto", levels: int = 2, maps: bool = True,
-    softmax: bool = False, reference: FiringStats | None = None,
+    softmax: bool = False, cofiring: str = "auto", reference: FiringStats | None = None,
 ) -> FiringStats:  # fmt: skip
     """Firing statistics of a model's hidden layers over labelled data, class by class.
 
@@ -104,7 +104,11 @@ def record(
         levels: Levels to which units are quantised for the information measures.
         maps: Keep the mean map of each class for convolutional layers.
         softmax: Also sum every sample's softmax over units, for ``softmax_entropy(order="softmax_first")``.
-        reference: Statistics of an earlier recording whose histogram edges to use, so that the two add exactly.
+        cofiring: Count the samples in which two representative units are both above their class means, which
+            :func:`coactivation` needs: "class" for the pairs of each class's own representative units, "union" for all pairs
+            of representative units, "none"; "auto" is "class" where the counts fit the budget. It takes the second phase, so
+            there is none with the histograms "sketch" and "none".
+        reference: Statistics of an earlier recording whose histogram edges and class means to use, so that the two add exactly.
 
     Raises:
         InputError: No sample, batches or labels of another form, labels out of range.
@@ -122,8 +126,11 @@ def record(
             'histograms="two-pass" reads the data twice', "these batches are an iterator, which can be read only once",
             'Pass a DataLoader or a list, or choose histograms="sketch".',
         )  # fmt: skip
-    choices = Choices(bins=bins, levels=levels, by_class=by_class is not False, top=top, pool=pool, softmax=softmax)
-    recording = _Recording(choices, threshold, classes, _bytes(memory), histograms, by_class, rereadable, reference)
+    if cofiring not in ("auto", "class", "union", "none"):
+        raise InputError('cofiring must be "auto", "class", "union" or "none"', f"found {cofiring!r}")
+    pairs = "class" if cofiring == "auto" else cofiring
+    choices = Choices(bins, levels, by_class is not False, top, pool, softmax, pairs)
+    recording = _Recording(choices, threshold, classes, _bytes(memory), histograms, by_class, cofiring, rereadable, reference)
     with Taps(model, layers, pool, maps) as taps:
         place = _device(taps.model, device)
         for batch in _read(batches, place, recording, "recording", progress):
@@ -175,9 +182,9 @@ def _read(batches: Iterable, device, recording: "_Recording", what: str, progres
 class _Recording:
     """The state of one call of :func:`record`."""
 
-    def __init__(self, choices, threshold, classes, memory, histograms, by_class, rereadable, reference):
+    def __init__(self, choices, threshold, classes, memory, histograms, by_class, cofiring, rereadable, reference):
         self.choices, self.threshold, self.classes, self.memory = choices, threshold, classes, memory
-        self.by_class, self.rereadable, self.reference = by_class, rereadable, reference
+        self.by_class, self.cofiring, self.rereadable, self.reference = by_class, cofiring, rereadable, reference
         self.explicit = histograms != "auto"
         self.way = "reference" if reference is not None else "cache" if histograms == "auto" else histograms
         self.accumulators: dict[str, LayerAccumulator] = {}
@@ -204,7 +211,7 @@ class _Recording:
                 self.classes = classes_of(batches, logits, batch.labels)
                 as_batch((batch.labels, batch.labels), None, self.classes, self.place)  # are the labels in range?
             self.class_counts = torch.zeros(self.classes, dtype=torch.int64, device=batch.labels.device)
-            self._decide_by_class(sum(units.shape[1] for _, units, _ in seen))
+            self._decide_by_class([units.shape[1] for _, units, _ in seen])
             for info, units, maps in seen:
                 self._add(info, units, maps, batch.labels)
         labels = batch.labels[: self.keep]
@@ -217,10 +224,14 @@ class _Recording:
             pairs = labels.to(guess.device) * self.classes + guess[: self.keep]
             self.confusion += torch.bincount(pairs, minlength=self.classes**2).view_as(self.confusion)  # type: ignore[operator]
 
-    def _decide_by_class(self, units: int) -> None:
-        needed = 4 * (self.classes or 0) * self.choices.bins * units
-        if self.way in ("sketch", "none") or (self.by_class == "auto" and needed > self.memory / 4):
+    def _decide_by_class(self, units: list[int]) -> None:
+        budget, classes = self.memory / 4, self.classes or 0
+        needed = 4 * classes * self.choices.bins * sum(units)
+        if self.way in ("sketch", "none") or (self.by_class == "auto" and needed > budget):
             self.choices = replace(self.choices, by_class=False)
+        pairs = 4 * classes * sum(min(self.choices.top, width) ** 2 for width in units)
+        if self.way in ("sketch", "none") or (self.cofiring == "auto" and pairs > budget):
+            self.choices = replace(self.choices, cofiring="none")
 
     def _add(self, info: LayerInfo, units: Tensor, maps: Tensor | None, labels: Tensor) -> None:
         units, labels = units[: self.keep], labels[: self.keep].to(units.device)
@@ -248,7 +259,7 @@ class _Recording:
             self.way == "cache",
         )
         if self.reference is not None:
-            accumulator.open(self.reference[info.name].edges_for(accumulator))
+            accumulator.open(self.reference[info.name].basis_for(accumulator))
         self.accumulators[info.name], self.infos[info.name] = accumulator, info
         return accumulator
 
@@ -267,7 +278,7 @@ class _Recording:
                 raise InputError("there must be at least one sample", "the batches are empty")
             return
         mine = {
-            "classes": self.classes, "way": self.way, "by_class": self.choices.by_class,
+            "classes": self.classes, "way": self.way, "by_class": self.choices.by_class, "cofiring": self.choices.cofiring,
             "confusion": self.confusion is not None,
             "layers": {name: (info, self.accumulators[name].dtype) for name, info in self.infos.items()},
         }  # fmt: skip
@@ -276,7 +287,7 @@ class _Recording:
         if not everyone:
             raise InputError("there must be at least one sample", "the batches of every process are empty")
         self.classes = everyone[0]["classes"]
-        self.choices = replace(self.choices, by_class=everyone[0]["by_class"])
+        self.choices = replace(self.choices, by_class=everyone[0]["by_class"], cofiring=everyone[0]["cofiring"])
         device = next((a.work.device for a in self.accumulators.values()), torch.device("cpu"))
         if self.class_counts is None:
             self.class_counts = torch.zeros(self.classes, dtype=torch.int64, device=device)  # type: ignore[arg-type]
@@ -290,7 +301,9 @@ class _Recording:
                     self._new(info, dtype, device)
         if self.way in ("cache", "two-pass"):
             for name in sorted(self.accumulators):
-                share_ranges(self.accumulators[name].moments)
+                accumulator = self.accumulators[name]
+                share_ranges(accumulator.moments)
+                accumulator.shared = share_totals(accumulator.totals())
 
     def open(self) -> None:
         """Begin the second phase; from the cache, it ends here too."""
@@ -340,9 +353,9 @@ class _Recording:
         for name in names:
             info, accumulator = self.infos[name], self.accumulators[name]
             fields = {key: value.cpu() for key, value in accumulator.fields().items()}
-            layers[name] = LayerStats(
-                name, info.kind, info.layout, info.shape, accumulator.moments.threshold, self.choices, **fields
-            )
+            choices = self.choices if "cofire" in fields else replace(self.choices, cofiring="none")
+            threshold = accumulator.moments.threshold
+            layers[name] = LayerStats(name, info.kind, info.layout, info.shape, threshold, choices, **fields)
         counts, confusion = self.class_counts.cpu(), None if self.confusion is None else self.confusion.cpu()  # type: ignore[union-attr]
         return FiringStats(layers, counts, confusion, header).all_reduce()
 

@@ -193,8 +193,7 @@ class FiringStats(Mapping):
     def from_activations(
         cls, activations, labels, classes: int | None = None, threshold: float = 0.0, bins: int = 30, top: int = 50, *,
         levels: int = 2, by_class: bool = True, softmax: bool = False, histograms: str = "exact",
-        reference: "FiringStats | None" = None,
-        class_names=None,
+        cofiring: str = "auto", reference: "FiringStats | None" = None, class_names=None,
     ) -> "FiringStats":  # fmt: skip
         """Statistics of activations that are already at hand, without a model.
 
@@ -209,7 +208,9 @@ class FiringStats(Mapping):
             by_class: Keep histograms by class.
             softmax: Also sum every sample's softmax over units.
             histograms: "exact" or "sketch".
-            reference: Statistics whose histogram edges to use, so that the results add exactly.
+            cofiring: Count pairs of representative units that are above their class means: "class" for pairs of each class's
+                own, "union" for all pairs, "none"; "auto" is "union" while a layer's counts take at most 64 MB, else "class".
+            reference: Statistics whose histogram edges and class means to use, so that the results add exactly.
             class_names: Names of the classes.
 
         Raises:
@@ -232,7 +233,9 @@ class FiringStats(Mapping):
             raise InputError("classes must be a whole number of at least 1", f"found {classes!r}")
         if histograms not in ("exact", "sketch"):
             raise InputError('histograms must be "exact" or "sketch"', f"found {histograms!r}")
-        choices = Choices(bins=bins, levels=levels, by_class=by_class and histograms == "exact", top=top, softmax=softmax)
+        if cofiring not in ("auto", "class", "union", "none"):
+            raise InputError('cofiring must be "auto", "class", "union" or "none"', f"found {cofiring!r}")
+        exact = histograms == "exact"
         layers: dict[str, LayerStats] = {}
         for name, values in activations.items():
             values = as_values(values, f"activations of {name!r}")
@@ -241,6 +244,8 @@ class FiringStats(Mapping):
                 raise InputError("there must be at least one sample", f"layer {name!r} has none")
             count = classes if classes is not None else int(names.max()) + 1
             check_finite(values, name, "the array")
+            pairs = _pairs(cofiring, count, values.shape[1], top) if exact else "none"
+            choices = Choices(bins, levels, by_class and exact, top, softmax=softmax, cofiring=pairs)
             layer = LayerAccumulator(
                 count,
                 values.shape[1],
@@ -251,7 +256,7 @@ class FiringStats(Mapping):
                 histograms == "sketch",
             )
             if reference is not None:
-                layer.open(reference[name].edges_for(layer))
+                layer.open(reference[name].basis_for(layer))
             layer.update(values, names)
             layer.settle()
             if histograms == "exact" and reference is None:
@@ -264,6 +269,13 @@ class FiringStats(Mapping):
             raise InputError("there must be one name per class", f"found {len(class_names)} names for {first.classes} classes")
         header = {"histograms": histograms, "class_names": list(class_names) if class_names is not None else None}
         return cls(layers, first.class_counts.clone(), None, header)
+
+
+def _pairs(cofiring: str, classes: int, units: int, top: int) -> str:
+    """Which pairs "auto" counts."""
+    if cofiring != "auto":
+        return cofiring
+    return "union" if 4 * classes * min(units, classes * top) ** 2 <= 2**26 else "class"
 
 
 def _join(mine: dict, theirs: dict, layers: dict[str, LayerStats]) -> dict:
