@@ -1,6 +1,6 @@
 """Modularity of disjoint and overlapping communities, in closed form on dense matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,7 @@ from cofire.graphs import Coactivation
 
 __all__ = ["modularity", "modularity_bisection", "modularity_by_chance", "modularity_chen", "modularity_shen"]
 
+_BLOCK = 1 << 16  # elements of a block of rows
 Graph = Coactivation | Float[Tensor, "vertices vertices"]
 
 
@@ -38,14 +39,16 @@ def modularity(graph: Graph, partition: Tensor | Sequence[int] | None = None, we
     >>> modularity(two_pairs, [0, 0, 1, 1])
     0.5
     """
-    adjacency = _matrix(graph, weighted)
+    adjacency = _matrix(graph)
     if partition is None:
         partition = _graph(graph, "partition").partition
     labels = _labels(partition, len(adjacency), adjacency.device)
     if not len(labels):
         return 0.0
     count = int(labels.max()) + 1
-    rows = adjacency.new_zeros(count, len(adjacency)).index_add_(0, labels, adjacency)  # the one reading of the matrix
+    rows = adjacency.new_zeros(count, len(adjacency))
+    for first, block in _blocks(adjacency, weighted):  # the one reading of the matrix
+        rows.index_add_(0, labels[first : first + len(block)], block)
     degrees = rows.sum(0)
     total = degrees.sum()
     if not total:
@@ -73,9 +76,10 @@ def modularity_shen(graph: Graph, cover: Bool[Tensor, "communities vertices"] | 
     Raises:
         InputError: Not a symmetric matrix of finite weights that are not negative, or a cover that does not fit.
     """
-    adjacency = _matrix(graph, weighted=False)
+    adjacency = _matrix(graph)
     members = _members(graph, cover, adjacency)
-    return _overlapping(adjacency, members / members.sum(0).clamp(min=1))
+    belonging = members / members.sum(0).clamp(min=1)
+    return _overlapping(belonging, *_within(adjacency, belonging, weighted=False))
 
 
 def modularity_chen(graph: Graph, cover: Bool[Tensor, "communities vertices"] | None = None) -> float:
@@ -100,12 +104,12 @@ def modularity_chen(graph: Graph, cover: Bool[Tensor, "communities vertices"] | 
     Raises:
         InputError: Not a symmetric matrix of finite weights that are not negative, or a cover that does not fit.
     """
-    adjacency = _matrix(graph, weighted=True)
+    adjacency = _matrix(graph)
     members = _members(graph, cover, adjacency)
-    weights = (members @ adjacency) * members
+    weights = _within(adjacency, members)[0] * members
     whole = weights.sum(0)
     belonging = torch.where(whole > 0, weights / whole, members / members.sum(0).clamp(min=1))
-    return _overlapping(adjacency, belonging)
+    return _overlapping(belonging, *_within(adjacency, belonging))
 
 
 def modularity_bisection(graph: Graph, seed: int = 0, weighted: bool = True) -> float:
@@ -124,8 +128,8 @@ def modularity_bisection(graph: Graph, seed: int = 0, weighted: bool = True) -> 
     Raises:
         InputError: Not a symmetric matrix of finite weights that are not negative.
     """
-    adjacency = _matrix(graph, weighted)
-    return modularity(adjacency, bisect(adjacency, seed))
+    adjacency = _matrix(graph)
+    return modularity(graph, bisect(adjacency if weighted else adjacency.sign(), seed), weighted)
 
 
 def modularity_by_chance(graph: Coactivation, form: str = "chen", seeds: int = 20, seed: int = 0) -> Float[Tensor, " seeds"]:
@@ -155,12 +159,11 @@ def modularity_by_chance(graph: Coactivation, form: str = "chen", seeds: int = 2
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _overlapping(adjacency: Tensor, belonging: Tensor) -> float:
-    degrees = adjacency.sum(0)
+def _overlapping(belonging: Tensor, within: Tensor, degrees: Tensor) -> float:
     total = degrees.sum()
     if not total:
         return 0.0
-    inside = ((belonging @ adjacency) * belonging).sum()
+    inside = (within * belonging).sum()
     return float(inside / total - ((belonging @ degrees) / total).square().sum())
 
 
@@ -170,18 +173,53 @@ def _graph(graph: Graph, wanted: str) -> Coactivation:
     return graph
 
 
-def _matrix(graph: Graph, weighted: bool) -> Tensor:
+def _matrix(graph: Graph) -> Tensor:
     """The adjacency, checked and in float64."""
-    adjacency = graph.adjacency if isinstance(graph, Coactivation) else torch.as_tensor(graph)
-    if not isinstance(graph, Coactivation):
-        if adjacency.ndim != 2 or adjacency.shape[0] != adjacency.shape[1]:
-            raise InputError("a graph must be a square matrix [vertices, vertices]", f"found shape {tuple(adjacency.shape)}")
-        adjacency = adjacency.double()
-        if not bool((adjacency >= 0).all()) or not bool(adjacency.isfinite().all()):
-            raise InputError("weights must be finite and not negative", "found others")
-        if not torch.equal(adjacency, adjacency.T):
-            raise InputError("a graph must be symmetric", "found a matrix that differs from its transpose")
-    return adjacency if weighted else (adjacency > 0).double()
+    if isinstance(graph, Coactivation):
+        return graph.adjacency
+    adjacency = torch.as_tensor(graph)
+    if adjacency.ndim != 2 or adjacency.shape[0] != adjacency.shape[1]:
+        raise InputError("a graph must be a square matrix [vertices, vertices]", f"found shape {tuple(adjacency.shape)}")
+    adjacency = adjacency.double()
+    _check(adjacency)
+    return adjacency
+
+
+def _blocks(adjacency: Tensor, weighted: bool) -> Iterator[tuple[int, Tensor]]:
+    """Rows of the matrix or of its 0/1 graph, and where they start; a block of the latter stays in the cache."""
+    if weighted:
+        yield 0, adjacency
+        return
+    step = max(1, _BLOCK // max(1, len(adjacency)))
+    buffer = torch.empty_like(adjacency[:step])
+    for first in range(0, len(adjacency), step):
+        block = adjacency[first : first + step]
+        yield first, torch.sign(block, out=buffer[: len(block)])
+
+
+def _within(adjacency: Tensor, belonging: Tensor, weighted: bool = True) -> tuple[Tensor, Tensor]:
+    """Each vertex's weight to each community [communities, vertices], and its degree, in one reading."""
+    count = len(belonging)
+    sides = adjacency.new_ones(-(-(count + 1) // 4) * 4, len(adjacency))  # products of four rows at a time are faster
+    sides[:count] = belonging
+    found = torch.zeros_like(sides)
+    for first, block in _blocks(adjacency, weighted):
+        found.addmm_(sides[:, first : first + len(block)], block)
+    return found[:count], found[count]
+
+
+def _check(adjacency: Tensor) -> None:
+    if not len(adjacency):
+        return
+    least, most = (float(end) for end in adjacency.aminmax())
+    if not 0 <= least <= most < float("inf"):
+        raise InputError("weights must be finite and not negative", f"found {least:g} to {most:g}")
+    # A matrix and its transpose take a random vector to the same place only if they are the same; comparing them element by
+    # element would take longer than all the rest.
+    probe = torch.rand(len(adjacency), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(adjacency.device)
+    apart = float((adjacency @ probe - probe @ adjacency).abs().max())
+    if apart > 1e-9 * most * len(adjacency):
+        raise InputError("a graph must be symmetric", "found a matrix that differs from its transpose")
 
 
 def _labels(partition, vertices: int, device) -> Tensor:
