@@ -56,6 +56,8 @@ ROOMS = (
         "selective",
         "baselines",
         "regularisation",
+        "layouts",
+        "structure",
         "comparison",
         "findings",
     ),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from cofire.layer import LayerStats
     from cofire.measures import MEASURES, summary, table
-    from cofire.modularities import modularity, modularity_bisection, modularity_by_chance, modularity_chen, modularity_shen
+    from cofire.modularities import modularity, modularity_bisection, modularity_chen, modularity_shen
     from cofire.partitions import Communities, communities
     from cofire.recording import layers, record
     from cofire.stats import FiringStats, load
@@ -38,7 +38,7 @@ _ROOMS = {
     ),
     "layer": ("LayerStats",),
     "measures": ("MEASURES", "summary", "table"),
-    "modularities": ("modularity", "modularity_bisection", "modularity_by_chance", "modularity_chen", "modularity_shen"),
+    "modularities": ("modularity", "modularity_bisection", "modularity_chen", "modularity_shen"),
     "partitions": ("Communities", "communities"),
     "recording": ("layers", "record"),
     "stats": ("FiringStats", "load"),
@@ -73,7 +73,6 @@ __all__ = [
     "load",
     "modularity",
     "modularity_bisection",
-    "modularity_by_chance",
     "modularity_chen",
     "modularity_shen",
     "mutual_information",

@@ -1,7 +1,7 @@
 """The co-firing graph of a layer: units as vertices, how often two fire together for a class as edges."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from cofire.cofiring import paired, union
 from cofire.errors import CofireWarning, InputError
-from cofire.firing import class_means, representative_units
+from cofire.firing import class_means, live_units, representative_units
 from cofire.layer import LayerStats
 
 if TYPE_CHECKING:
     import networkx
     import scipy.sparse
 
-__all__ = ["Coactivation", "coactivation", "representative_sets", "shared_units", "unique_units"]
+__all__ = ["Coactivation", "coactivation", "representative_sets", "sensible_top", "shared_units", "unique_units"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,9 @@ class Coactivation:
         name: The layer's name.
         restrict: Whether a class's pairs are within its own representative units ("class") or all ("union").
         samples: Samples of each class, int64 [classes].
+        live: Units of the layer that fire for some sample, whether or not they represent a class.
+        rates: Share of each class's samples in which each vertex is above its mean over that class, float64
+            [classes, vertices]; 0 where its pairs were not counted.
     """
 
     adjacency: Float[Tensor, "vertices vertices"]
@@ -42,6 +45,8 @@ class Coactivation:
     name: str
     restrict: str
     samples: Int[Tensor, " classes"]
+    live: int
+    rates: Float[Tensor, "classes vertices"]
 
     def __len__(self) -> int:
         return len(self.vertices)
@@ -74,6 +79,14 @@ class Coactivation:
         if not len(self):
             return torch.zeros(0, dtype=torch.int64, device=self.vertices.device)
         return torch.where(self.cover, self.means, -torch.inf).argmax(0)
+
+    def independent(self) -> "Coactivation":
+        """The graph that the same sets and rates would give if, within a class, units fired independently of each other.
+
+        With ``restrict="class"`` only units of one set can have an edge, so sets that overlap little make a modular graph
+        whatever the units do. What a measure of this graph lacks is what firing together adds.
+        """
+        return replace(self, adjacency=(self.rates.T @ self.rates).fill_diagonal_(0))
 
     def __repr__(self) -> str:
         return (
@@ -140,10 +153,11 @@ def coactivation(layer: LayerStats, top: int | None = None, restrict: str = "cla
             "Record with a larger top= for more.",
         )  # fmt: skip
     top = most if top is None else top
-    _warn_wide(layer, top, recorded)
+    _warn_wide(layer, top)
     representative = recorded[:, :top]
     vertices = union(representative)
     adjacency = torch.zeros(len(vertices), len(vertices), dtype=torch.float64, device=counts.device)
+    rates = torch.zeros(len(counts), len(vertices), dtype=torch.float64, device=counts.device)
     held = paired(recorded, layer.choices.cofiring)
     for c, samples in enumerate(layer.class_counts.tolist()):
         units = vertices if restrict == "union" else representative[c][representative[c] >= 0]
@@ -151,10 +165,18 @@ def coactivation(layer: LayerStats, top: int | None = None, restrict: str = "cla
             order = held[c].argsort()
             inside = order[torch.searchsorted(held[c][order], units.contiguous())]
             at = torch.searchsorted(vertices, units.contiguous())
-            adjacency[at[:, None], at] += counts[c][inside[:, None], inside].double() / samples
+            shares = counts[c][inside[:, None], inside].double() / samples
+            adjacency[at[:, None], at] += shares
+            rates[c, at] = shares.diagonal()
     adjacency.fill_diagonal_(0)
     means = class_means(layer)[:, vertices]
-    return Coactivation(adjacency, vertices, representative, means, layer.name, restrict, layer.class_counts)
+    live = int(live_units(layer).sum())
+    return Coactivation(adjacency, vertices, representative, means, layer.name, restrict, layer.class_counts, live, rates)
+
+
+def sensible_top(layer: LayerStats) -> int:
+    """The largest recorded number of representative units that is at most a quarter of the layer's units."""
+    return max(min(layer.choices.top, layer.units // 4), 1)
 
 
 def _recorded(layer: LayerStats, restrict: str) -> tuple[Tensor, Tensor]:
@@ -174,13 +196,11 @@ def _recorded(layer: LayerStats, restrict: str) -> tuple[Tensor, Tensor]:
     return layer.cofire, layer.representative.long()
 
 
-def _warn_wide(layer: LayerStats, top: int, recorded: Tensor) -> None:
-    alive = int((layer.fire.sum(0) > 0).sum())
-    if 4 * top > layer.units and layer.classes > 1:
-        fits = max(layer.units // 4, 1)
+def _warn_wide(layer: LayerStats, top: int) -> None:
+    if 4 * top > layer.units and layer.classes > 1 and top > 1:
         warnings.warn(
-            f"top {top} is more than a quarter of the {layer.units} units of layer {layer.name!r} ({alive} of them live): the "
-            f"classes' sets overlap by construction. Take top={min(fits, recorded.shape[1])} or less",
+            f"top {top} is more than a quarter of the {layer.units} units of layer {layer.name!r}: the classes' sets overlap "
+            f"by construction. Take top={sensible_top(layer)} or less",
             CofireWarning,
             stacklevel=3,
         )

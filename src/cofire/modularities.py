@@ -10,7 +10,7 @@ from cofire.bisection import bisect
 from cofire.errors import InputError
 from cofire.graphs import Coactivation
 
-__all__ = ["modularity", "modularity_bisection", "modularity_by_chance", "modularity_chen", "modularity_shen"]
+__all__ = ["modularity", "modularity_bisection", "modularity_chen", "modularity_shen"]
 
 _BLOCK = 1 << 16  # elements of a block of rows
 Graph = Coactivation | Float[Tensor, "vertices vertices"]
@@ -130,33 +130,6 @@ def modularity_bisection(graph: Graph, seed: int = 0, weighted: bool = True) -> 
     """
     adjacency = _matrix(graph)
     return modularity(graph, bisect(adjacency if weighted else adjacency.sign(), seed), weighted)
-
-
-def modularity_by_chance(graph: Coactivation, form: str = "chen", seeds: int = 20, seed: int = 0) -> Float[Tensor, " seeds"]:
-    """What a modularity of the classes would be if which unit represents which class were drawn by lot.
-
-    The graph stays as it is; the vertices are permuted, so the sets keep their sizes and their overlaps. It is the control
-    beside the class partition's and the class cover's modularity, which a graph of any shape makes larger or smaller.
-
-    Args:
-        graph: A co-firing graph.
-        form: "newman", "unweighted" (Newman's of the 0/1 graph), "shen" or "chen".
-        seeds: Permutations to draw.
-        seed: Of the first.
-
-    Raises:
-        InputError: No such form.
-    """
-    if form not in ("newman", "unweighted", "shen", "chen"):
-        raise InputError('form must be "newman", "unweighted", "shen" or "chen"', f"found {form!r}")
-    cover, partition, found = graph.cover, graph.partition, []
-    for step in range(seeds):
-        order = torch.randperm(len(graph), generator=torch.Generator().manual_seed(seed + step)).to(cover.device)
-        if form in ("newman", "unweighted"):
-            found.append(modularity(graph, partition[order], weighted=form == "newman"))
-        else:
-            found.append((modularity_chen if form == "chen" else modularity_shen)(graph, cover[:, order]))
-    return torch.tensor(found, dtype=torch.float64)
 
 
 def _overlapping(belonging: Tensor, within: Tensor, degrees: Tensor) -> float:
