@@ -1,6 +1,7 @@
 """What the statistics say, in plain sentences, each with the numbers it rests on."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,10 +10,14 @@ import numpy as np
 import torch
 
 from cofire.comparison import carry_over, check_pair, rank_correlation
+from cofire.errors import CofireWarning
 from cofire.firing import class_means, live_units
+from cofire.graphs import coactivation, sensible_top, unique_units
 from cofire.information import class_selectivity, kl_selectivity, mutual_information, softmax_entropy
 from cofire.measures import summary
+from cofire.modularities import modularity_chen
 from cofire.stats import FiringStats
+from cofire.structure import entangled_pairs
 
 __all__ = ["Finding", "findings"]
 
@@ -25,7 +30,7 @@ class Finding:
 
     Args:
         text: A sentence or two of plain text.
-        kind: What it is about: "data", "accuracy", "firing", "information", "selectivity", "softmax" or "carry".
+        kind: What it is about: "data", "accuracy", "firing", "information", "selectivity", "softmax", "graph" or "carry".
         level: "fact", or "caution" where something limits what the other numbers mean.
         numbers: The values that the sentence is made from, by name.
     """
@@ -61,7 +66,7 @@ def findings(stats: FiringStats, test: FiringStats | None = None) -> list[Findin
         return [Finding("No layer was recorded.", "data", "caution")]
     rows = summary(stats).to_dict("records")
     found = [*_data(stats), *_accuracy(stats, test), *_firing(rows), *_information(stats, rows)]
-    found += [*_selectivity(stats), *_favourite(stats), *_softmax(stats)]
+    found += [*_selectivity(stats), *_favourite(stats), *_softmax(stats), *_entangled(stats)]
     if test is not None:
         found += _carry(stats, test)
     return found
@@ -266,6 +271,41 @@ def _softmax(stats: FiringStats) -> Iterator[Finding]:
             text += f" With the scale of the activations removed it falls for none of them (mean over all {change}): "
             text += "the fall is one of scale, not of a sharper pattern."
     yield Finding(text, "softmax", numbers=numbers)
+
+
+def _entangled(stats: FiringStats) -> Iterator[Finding]:
+    """Which classes share their representative units in the last layer, and what firing together adds to the sets."""
+    name, layer = list(stats.items())[-1]
+    if layer.cofire is None or sensible_top(layer) < 3 or int((layer.class_counts > 0).sum()) < 3:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CofireWarning)
+        graph = coactivation(layer, sensible_top(layer))
+    pairs, alone = entangled_pairs(graph), unique_units(graph).diagonal()
+    if not pairs:
+        return
+    most, apart = pairs[0], int(alone.argmax())
+    names = [_short(stats.class_names[c]) for c in (most.first, most.second)]
+    text = (
+        f"In {_short(name)}, classes {names[0]} and {names[1]} are the most entangled: {most.shared} of the {most.size} units "
+    )
+    text += f"that represent each represent both; sets drawn by lot would share {most.expected:.1f}. "
+    text += f"Class {_short(stats.class_names[apart])} stands apart most: {int(alone[apart])} of its "
+    text += f"{int(graph.cover[apart].sum())} represent no other class."
+    numbers: dict[str, Any] = {"layer": name, "shared": most.shared, "expected": most.expected, "unique": int(alone[apart])}
+    if most.shared > most.expected + _SURE * math.sqrt(most.expected):
+        yield Finding(text, "graph", numbers=numbers)
+    value, sets = modularity_chen(graph), modularity_chen(graph.independent())
+    text = (
+        f"The co-firing graph of {_short(name)} has a modularity of {value:.3f} (class cover, weighted). With the same sets of "
+    )
+    text += f"units but independent firing within each class it would have {sets:.3f}: "
+    text += (
+        "nearly all of it comes from the sets, not from units firing together."
+        if value - sets < 0.1 * abs(value)
+        else (f"firing together adds {value - sets:.3f}.")
+    )
+    yield Finding(text, "graph", "caution", {"layer": name, "modularity": value, "independent": sets})
 
 
 def _carry(stats: FiringStats, test: FiringStats) -> Iterator[Finding]:

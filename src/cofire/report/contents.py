@@ -18,6 +18,7 @@ from cofire.measures import MEASURES, summary
 from cofire.report.choosing import Chosen, choose, fewer_bins
 from cofire.report.columns import Column, column, plain
 from cofire.report.glossary import glossary
+from cofire.report.graphs import graph_contents
 from cofire.report.profiles import class_columns, histogram_columns, map_columns, measure_columns, unit_columns
 from cofire.stats import FiringStats
 from cofire.version import __version__
@@ -67,9 +68,12 @@ def payload(
     left_out = {key: list(value) for key, value in chosen.left_out.items()}
     if words:
         left_out["maps"] = words
+    graphs, graph_columns, words = graph_contents(stats)
+    if words:
+        left_out["graph"] = words
     columns = {
         **unit_columns(stats, chosen), **measure_columns(stats), **class_columns(stats, chosen),
-        **histogram_columns(stats, chosen), **maps, **_entropies(stats),
+        **histogram_columns(stats, chosen), **maps, **_entropies(stats), **graph_columns,
     }  # fmt: skip
     if test is not None:
         names = {f"test/{row.name}" for row in MEASURES if row.per_unit}
@@ -84,6 +88,7 @@ def payload(
         "layers": _layers(stats, chosen),
         "summary": [_rounded(row) for row in summary(stats).to_dict("records")],
         "classes": _classes(stats, test),
+        "graphs": graphs,
         "carry": [_rounded(row) for row in carry_over(stats, test)] if test is not None else None,
         "test_samples": test.samples if test is not None else None,
         "left_out": left_out,
