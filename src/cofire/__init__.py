@@ -8,6 +8,7 @@ from cofire.version import __version__
 if TYPE_CHECKING:
     from cofire import data, errors, zoo
     from cofire.errors import CofireError, CofireWarning
+    from cofire.export import write_graph, write_units
     from cofire.firing import always_on_units, class_means, dead_units, firing_probability, live_units, representative_units
     from cofire.graphs import Coactivation, coactivation, shared_units, unique_units
     from cofire.information import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "cofire": ("data", "errors", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
+    "export": ("write_graph", "write_units"),
     "firing": ("always_on_units", "class_means", "dead_units", "firing_probability", "live_units", "representative_units"),
     "graphs": ("Coactivation", "coactivation", "shared_units", "unique_units"),
     "information": (
@@ -84,6 +86,8 @@ __all__ = [
     "summary",
     "table",
     "unique_units",
+    "write_graph",
+    "write_units",
     "zoo",
 ]
 

@@ -140,6 +140,8 @@ def record(
     bins: Bins = 30, levels: Annotated[int, typer.Option(help="Levels for the information measures.")] = 2,
     histograms: Annotated[str, typer.Option(help="auto, cache, two-pass, sketch or none.")] = "auto",
     memory: Annotated[str, typer.Option(help="Budget of the cache.")] = "2GB", batch_size: BatchSize = 256,
+    top: Annotated[int, typer.Option(help="Representative units per class.")] = 50,
+    cofiring: Annotated[str, typer.Option(help="Pairs to count: auto, class, union (slower, all pairs) or none.")] = "auto",
     reference: Reference = None,
     device: Device = None, seed: Seed = 0, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
@@ -155,7 +157,7 @@ def record(
             net = net.to(device)
         stats = room(
             net, share(images, rank, world).batches(batch_size, normalize=_normal(normalize)), layers, pool, threshold,
-            bins, levels=levels, histograms=histograms, memory=memory, progress=rank == 0,
+            bins, top, levels=levels, histograms=histograms, memory=memory, cofiring=cofiring, progress=rank == 0,
             reference=None if reference is None else load(reference),
         )  # fmt: skip
         stats.header.update(command=_command(), seed=seed)
@@ -193,6 +195,36 @@ def measure(
         _say_all(findings(loaded))
     if csv is not None:
         typer.echo(f"\ntable of units written to {csv}")
+
+
+@app.command(epilog="Example: cofire graph train.safetensors --layer relu2 -o relu2.gexf")
+def graph(
+    stats: Statistics,
+    layer: Annotated[str | None, typer.Option(help="Name of a layer; by default the last.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Graph to write: .gexf or .graphml, for Gephi.")] = None,
+    top: Annotated[int | None, typer.Option(help="Units per class; by default at most a quarter of the layer.")] = None,
+    restrict: Annotated[str, typer.Option(help="class: pairs within a class's units; union: all pairs.")] = "class",
+    method: Annotated[str, typer.Option(help="louvain, leiden, bisection or classes.")] = "louvain",
+    resolution: Annotated[float, typer.Option(help="Larger gives more communities; Gephi's is the inverse.")] = 1.0,
+    edges: Annotated[int | None, typer.Option(help="Write only so many edges, the strongest.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Print the communities, modularities and entangled classes of a layer, and write its co-firing graph."""
+    from cofire.export import write_graph
+    from cofire.graphs import coactivation, sensible_top
+    from cofire.partitions import communities
+    from cofire.stats import load
+    from cofire.structure import in_words, structure
+
+    loaded = load(stats)
+    chosen = loaded[layer if layer is not None else list(loaded)[-1]]
+    made = coactivation(chosen, sensible_top(chosen) if top is None else top, restrict)
+    groups = communities(made, method, resolution, seed, seeds=5 if method != "classes" else 1)
+    for line in in_words(structure(made, seed), groups, loaded.class_names):
+        typer.echo(line)
+    if out is not None:
+        write_graph(made, out, layer=chosen, class_names=loaded.class_names, groups=groups, edges=edges)
+        typer.echo(f"\ngraph written to {out}")
 
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")

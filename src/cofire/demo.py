@@ -45,7 +45,7 @@ def run(
     model = fcnn([512, 512], 64, 10, dropout=0.2, seed=seed)
     fit(model, train, test, epochs=epochs, seed=seed, progress=progress)
     save_weights(model, folder / "weights.safetensors", {"data": "digits", "seed": seed, "epochs": epochs})
-    stats, test_stats = (record(model, images.batches(), progress=progress) for images in (train, test))
+    stats, test_stats = (record(model, images.batches(), progress=progress, cofiring="union") for images in (train, test))
     stats.save(folder / "stats.safetensors")
     test_stats.save(folder / "test-stats.safetensors")
     write_units(stats, folder / "units.csv")

@@ -181,10 +181,11 @@ class LayerStats:
         for name in ("zeros", "sum", "square_sum"):
             if tensors[name].shape != size or len(tensors["class_counts"]) != size[0] or tensors["low"].shape[1] != size[1]:
                 raise InputError("the tensors of a layer must fit each other", f"{name} or fire of {header['name']!r} does not")
+        chosen = {"cofiring": "none", **header["choices"]}  # files of older versions hold no counts of pairs
         return cls(
             name=header["name"], kind=header["kind"], layout=header["layout"], shape=tuple(header["shape"]),
             threshold=header["threshold"],
-            choices=Choices(**{"cofiring": "none"} | {key: value for key, value in header["choices"].items() if key in known}),
+            choices=Choices(**{key: value for key, value in chosen.items() if key in known}),
             **{name: tensors[name] for name in FIELDS if name in tensors},
         )  # fmt: skip
 

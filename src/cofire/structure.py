@@ -12,7 +12,7 @@ from cofire.partitions import Communities, communities
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FORMS", "Modularity", "Pair", "Structure", "entangled_pairs", "structure"]
+__all__ = ["FORMS", "Modularity", "Pair", "Structure", "entangled_pairs", "in_words", "structure"]
 
 FORMS = {
     "newman": ("class partition, weighted", "001, eq. 2"),
@@ -141,3 +141,35 @@ def entangled_pairs(graph: Coactivation) -> list[Pair]:
                 expected = sizes[i] * sizes[j] / graph.live
                 pairs.append(Pair(i, j, shared[i][j], unique[i][j], size, expected))
     return sorted(pairs, key=lambda pair: (-pair.shared / pair.size, pair.first, pair.second))
+
+
+def in_words(found: Structure, groups: Communities, class_names: list[str], most: int = 5) -> list[str]:
+    """Lines of text on a graph: what it is, its communities, its entangled classes, its modularities.
+
+    Args:
+        found: The graph's numbers.
+        groups: Communities to speak of.
+        class_names: Names of the classes.
+        most: Pairs of classes to name.
+    """
+    graph = found.graph
+    lines = [
+        f"{graph.name}: {len(graph):,} units represent the {graph.classes} classes ({graph.representative.shape[1]} each), "
+        f"{graph.edges:,} pairs of them fire together ({graph.density:.0%} of all).",
+        f"{groups.method} finds {groups.count} communities of {groups.mean_size:.1f} units on average; agreement with the "
+        f"classes {groups.agreement:.2f} (0 by chance, 1 the same), purity {groups.purity:.2f}"
+        + ("." if groups.stability is None else f", stability over seeds {groups.stability:.2f}."),
+        "",
+        "Classes that share most of their units:",
+    ]
+    for pair in found.pairs[:most]:
+        lines.append(
+            f"  {class_names[pair.first]} and {class_names[pair.second]}: {pair.shared} of {pair.size}, {pair.unique} of them "
+            f"in no third class (by lot {pair.expected:.1f})"
+        )
+    lines += ["", "Modularity, and what it would be if the units of a class fired independently of each other:"]
+    for row in found.modularities:
+        spread = "" if row.spread is None else f" (sd over seeds {row.spread:.3f})"
+        alone = "" if row.independent is None else f"; if independent {row.independent:.3f}"
+        lines.append(f"  {FORMS[row.form][0]}: {row.value:.3f}{spread}{alone}")
+    return lines
