@@ -97,10 +97,9 @@ def page(result: dict) -> str:
         for row in run["graphs"]:
             if row["restrict"] == "class":
                 pair = row["most_entangled"][0]
-                lines.append(
-                    f"| {_name(run)} | {row['layer']} | {row['epoch']} | {row['test_accuracy']:.2%} | "
-                    f"{row['unique_units']:.1f} | {row['unique_to_pairs']:.1f} | {row['shared_units']:.1f} | {pair[0]} and {pair[1]} ({pair[2]}) |"
-                )
+                cells = [f"{row[key]:.1f}" for key in ("unique_units", "unique_to_pairs", "shared_units")]
+                start = f"| {_name(run)} | {row['layer']} | {row['epoch']} | {row['test_accuracy']:.2%}"
+                lines.append(f"{start} | {' | '.join(cells)} | {pair[0]} and {pair[1]} ({pair[2]}) |")
     for restrict, words in (
         ("class", "Modularity of the graph as papers define it (pairs within a class's own units)"),
         ("union", "Modularity where every class counts all pairs of representative units"),

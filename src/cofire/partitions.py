@@ -162,7 +162,9 @@ def _search(graph: Coactivation, method: str, resolution: float, seed: int) -> T
     from sknetwork.clustering import Leiden, Louvain
 
     kind = Louvain if method == "louvain" else Leiden
-    search = kind(resolution=resolution, modularity="newman", shuffle_nodes=True, random_state=seed)
+    search = kind(
+        resolution, modularity="newman", tol_optimization=1e-6, tol_aggregation=1e-6, shuffle_nodes=True, random_state=seed
+    )
     return torch.as_tensor(search.fit_predict(csr_matrix(graph.to_scipy())), dtype=torch.int64, device=graph.vertices.device)
 
 
