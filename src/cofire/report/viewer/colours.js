@@ -58,6 +58,11 @@ export function ramp(points) {
   });
 }
 
+const GROUPS = {
+  light: "#2f6fb0 #e07b21 #3a9152 #c9363f #7d55b3 #159198 #d8619f #b08e0c #8a5a3c #6a7685 #7fa62c #1f3d7a".split(" "),
+  dark: "#6ea8e6 #ffa14f #6cc785 #ff7077 #b593ea #4fcfd2 #f595c4 #e3c54a #c9966f #a2aebd #b9db6b #5c78d8".split(" "),
+};
+
 const made = new Map();
 const once = (name, make) => made.get(name) ?? made.set(name, make()).get(name);
 
@@ -71,6 +76,19 @@ export function diverging() {
     const [below, above] = [ramp(BELOW[scheme]), ramp(ABOVE[scheme])];
     return Array.from({ length: 256 }, (_, i) => (i < 128 ? below[255 - 2 * i] : above[2 * (i - 128) + 1]));
   });
+}
+
+/** Colours for groups without an order: twelve chosen ones, or as many hues as there are groups, light and dark in turn. */
+export function categories(count) {
+  const scheme = isDark() ? "dark" : "light";
+  if (count <= GROUPS[scheme].length) return GROUPS[scheme].slice(0, count).map((hex) => toBytes(toLab(hex)));
+  return once(`groups ${scheme} ${count}`, () =>
+    Array.from({ length: count }, (_, i) => {
+      const hue = i * Math.PI * (3 - Math.sqrt(5)); // the golden angle keeps neighbours in number far apart in hue
+      const light = (scheme === "dark" ? [0.75, 0.86, 0.65] : [0.6, 0.47, 0.7])[i % 3];
+      return toBytes([light, 0.135 * Math.cos(hue), 0.135 * Math.sin(hue)]);
+    }),
+  );
 }
 
 /** The bytes of a colour of the style sheet written as #rrggbb. */

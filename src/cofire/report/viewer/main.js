@@ -7,13 +7,14 @@ import * as overview from "./sections/overview.js";
 import * as measures from "./sections/measures.js";
 import * as firing from "./sections/firing.js";
 import * as softmax from "./sections/softmax.js";
+import * as graph from "./sections/graph.js";
 import * as units from "./sections/units.js";
 import * as maps from "./sections/maps.js";
 import * as table from "./sections/table.js";
 import * as carry from "./sections/carry.js";
 import * as reproduction from "./sections/reproduction.js";
 
-const SECTIONS = { overview, measures, firing, softmax, units, maps, table, carry, reproduction };
+const SECTIONS = { overview, measures, firing, softmax, graph, units, maps, table, carry, reproduction };
 
 function heading(meta) {
   const { model, data } = meta.reproduction;
