@@ -117,3 +117,15 @@ def test_a_name_that_is_none_is_refused():
     done = run("--quick", "--only", "dig1ts")
     assert done.returncode == 2
     assert "names no workload; there are mlp, vgg16, resnet18, digits, digits-conv" in done.stderr
+
+
+def test_the_graph_benchmark_runs_and_compares_only_what_is_equal(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "graphs.py"), "--quick", "--output", str(tmp_path / "graphs.json")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "graphs.json").read_text("utf8"))
+    assert [len(group["rows"]) >= 2 for group in result["groups"]] == [True] * 5
+    assert all(row["seconds"] > 0 for group in result["groups"] for row in group["rows"])
+    assert "NumPy pair loop" in done.stdout
