@@ -32,7 +32,7 @@ from cofire.stats import FiringStats
 
 torch.set_num_threads(1)  # threads that compete with other processes for a core are slower by far
 
-SECTIONS = ("overview", "measures", "firing", "softmax", "units", "maps", "table", "carry", "reproduction")
+SECTIONS = ("overview", "measures", "firing", "softmax", "graph", "units", "maps", "table", "carry", "reproduction")
 HOSTILE = [
     "<script>alert(1)</script>",
     "a class name that goes on and on",

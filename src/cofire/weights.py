@@ -102,7 +102,7 @@ def digest(model: nn.Module) -> str:
         if isinstance(value, Tensor):
             plain = value.detach().cpu().contiguous()
             total.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-            total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+            total.update(plain.reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()[:16]
 
 

@@ -38,13 +38,20 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "maps": ("activation", "Mean over the layer's channels and a class's samples, at each position of the picture."),
     "maps_mean": ("activation", "The same, averaged over classes."),
     "entropy": ("share", "Softmax entropy of the layer for each class; scale_free: after dividing activations by their mean."),
+    "graph": (
+        "weight, or units",
+        "Units that represent a class (vertices), joined by the share of a class's samples in which both are above their mean "
+        "over that class, summed over classes (weight). Strength is the sum of a unit's weights; a community is a group of "
+        "units joined more than their strengths alone would join them. Places (x, y) are those of the drawing; unique and "
+        "shared count the units that two classes have in common, without and with those that represent a third.",
+    ),
     "test": ("as the measure", "The per-unit values on the test data."),
 }
 """Unit and words of every column that is not itself a measure, by the part of its name before the slash or after it."""
 
 _NAMES = {
     "mean": "Mean activation", "std": "Standard deviation", "means": "Mean activation for a class",
-    "shares": "Share of the softmax", "maps": "Mean map",
+    "shares": "Share of the softmax", "maps": "Mean map", "graph": "Co-firing graph",
 }  # fmt: skip
 _LAYER = {
     "layer": ("", "Name of the layer, in the order of the forward pass."),

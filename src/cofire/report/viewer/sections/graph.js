@@ -3,7 +3,8 @@
 import { categories } from "../colours.js";
 import { choice, figure, h, tipped, whenColoursChange } from "../dom.js";
 import { count, counted } from "../numbers.js";
-import { drawing, graphAt, groupCount, groupName } from "./graphdrawing.js";
+import { graphAt, groupCount, groupName } from "./graphdata.js";
+import { drawing } from "./graphdrawing.js";
 import { communities, heatMaps, modularities, pairs } from "./graphtables.js";
 
 export const title = "Co-firing graph";
@@ -19,7 +20,7 @@ function meaning(graph) {
       ? ` (of ${count(graph.recorded_top)} recorded: more would make the sets overlap by their size alone, or crowd the picture)`
       : "";
   return (
-    `Vertices are the ${counted(graph.top, "unit")} with the largest mean activation for each class${fewer}: ` +
+    `Vertices are the ${graph.top === 1 ? "unit" : `${count(graph.top)} units`} with the largest mean activation for each class${fewer}: ` +
     `${counted(graph.vertices, "unit")} of ${graph.name}, as a unit may stand for several classes. An edge says in what share of a class's samples ` +
     "both units are above their own mean over that class, summed over classes. Only units of one class's set can have an edge, so sets that overlap " +
     "little make a modular graph by themselves; the column “if independent” below says what the sets alone give."
@@ -48,6 +49,8 @@ export function draw(container, data) {
     );
     return;
   }
+  // The last layer is the one that the words above speak of.
+  const first = Math.max(graphs.findLastIndex((graph) => graph.vertices > 0), 0);
   const state = { graph: null, by: "class", least: 0, kept: null };
   const picture = drawing(data, state, keep);
   const words = h("p", { class: "note" });
@@ -63,7 +66,12 @@ export function draw(container, data) {
     },
   });
   const legend = h("div", { class: "graph-legend" });
-  const drawn = h("div", { class: "graph-drawn" }, picture.node, legend);
+  const shown = figure(
+    "Which units are active together",
+    "Circles are units, the larger the stronger their edges in sum.",
+    h("div", { class: "graph-drawn" }, picture.node, legend),
+    said,
+  );
   const none = h("p", { class: "absent", hidden: true });
   const below = h("div");
   let buttons = new Map();
@@ -77,10 +85,10 @@ export function draw(container, data) {
 
   function update() {
     const { graph, by, least, kept } = state;
-    const shown = graph.strong(least);
-    const held = shown === graph.drawn_edges && shown < graph.edges ? "; the page holds only these, the strongest" : "";
+    const strong = graph.strong(least);
+    const held = strong === graph.drawn_edges && strong < graph.edges ? "; the page holds only these, the strongest" : "";
     edges.textContent = graph.edges
-      ? `Drawn: ${count(shown)} of ${counted(graph.edges, "edge")}, of weight ${least.toFixed(digits)} or more${held}`
+      ? `Drawn: ${count(strong)} of ${counted(graph.edges, "edge")}, of weight ${least.toFixed(digits)} or more${held}`
       : "There is no edge.";
     slider.setAttribute("aria-valuetext", edges.textContent);
     for (const [group, button] of buttons) button.setAttribute("aria-pressed", String(group === kept));
@@ -136,8 +144,7 @@ export function draw(container, data) {
     const all = many.map((_, index) => index);
     const cut = all.length > MOST_BUTTONS;
     const largest = [...all].sort((a, b) => many[b] - many[a] || a - b).slice(0, MOST_BUTTONS);
-    const shown = cut ? largest : all;
-    buttons = new Map(shown.map((index) => [index, group(index, colours[index], many[index])]));
+    buttons = new Map((cut ? largest : all).map((index) => [index, group(index, colours[index], many[index])]));
     list = null;
     const parts = [h("p", { class: "axis" }, cut ? `The ${MOST_BUTTONS} largest ${KINDS[by]}, units` : `${by}, units`)];
     parts.push(h("div", { class: "graph-groups" }, ...buttons.values()));
@@ -166,12 +173,12 @@ export function draw(container, data) {
     digits = needed;
     Object.assign(slider, { min: low, max: high, step, disabled: !(high > low) });
     // So many edges that shape shows, so few that they can be told apart.
-    const first = graph.weight[Math.min(graph.weight.length, 4 * graph.vertices) - 1] ?? 0;
-    slider.value = Math.min(high, Math.max(low, Math.ceil(first / step - 1e-6) * step));
+    const from = graph.weight[Math.min(graph.weight.length, 4 * graph.vertices) - 1] ?? 0;
+    slider.value = Math.min(high, Math.max(low, Math.ceil(from / step - 1e-6) * step));
     state.least = Number(slider.value);
     none.hidden = graph.vertices > 0;
-    none.textContent = `No unit of ${graph.name} has a positive mean for any class: there is no graph to draw.`;
-    drawn.hidden = said.hidden = !graph.vertices;
+    none.textContent = `No unit of ${graph.name} stands for a class: there is no graph to draw.`;
+    shown.hidden = !graph.vertices;
     entries();
     picture.reset();
     update();
@@ -192,7 +199,7 @@ export function draw(container, data) {
       choice(
         "Layer",
         graphs.map((graph, i) => [i, data.layers[graph.layer].name]),
-        graphs.length - 1,
+        first,
         (value) => show(Number(value)),
       ),
       choice(
@@ -208,15 +215,15 @@ export function draw(container, data) {
       h("button", { type: "button", onclick: () => picture.reset() }, "Reset view"),
     ),
     none,
-    figure("Which units are active together", "Circles are units, the larger the stronger their edges in sum.", drawn, said),
+    shown,
     below,
   );
-  container.addEventListener("keydown", (event) => {
+  addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     if (state.kept !== null) keep(null);
-    else if (document.activeElement === picture.canvas) picture.canvas.blur();
+    else if (document.activeElement === picture.canvas) picture.canvas.blur(); // the wheel scrolls the page again
   });
-  show(graphs.length - 1);
+  show(first);
   picture.start();
   whenColoursChange(() => (entries(), update()));
 }

@@ -3,53 +3,11 @@
 import { categories, ink } from "../colours.js";
 import { fitted, h, hideTip, responsive, sharp, showTip, textWidth } from "../dom.js";
 import { count, counted, exact } from "../numbers.js";
+import { groupCount, groupName } from "./graphdata.js";
 
 const AIR = 30;
 const [LEAST_ZOOM, MOST_ZOOM] = [0.5, 60];
 const LEVELS = 6;
-
-/** One graph of the page: its plain values, and its columns as arrays. */
-export function graphAt(data, index) {
-  const about = data.meta.graphs[index];
-  const column = (name) => data.column(`graph/${index}/${name}`);
-  const list = (name) => Array.from(column(name).values, (_, i) => column(name).at(i));
-  const members = column("members");
-  const weight = list("weight");
-  return {
-    ...about,
-    index,
-    name: data.layers[about.layer].name,
-    unit: list("unit"),
-    x: list("x"),
-    y: list("y"),
-    strength: list("strength"),
-    from: list("from"),
-    to: list("to"),
-    weight,
-    groups: { class: list("class"), community: list("community") },
-    represents: (c, vertex) => members.at(c * about.vertices + vertex) === 1,
-    /** How many of the edges, which come strongest first, have this weight or more. */
-    strong(least) {
-      let [low, high] = [0, weight.length];
-      while (low < high) {
-        const middle = (low + high) >> 1;
-        if (weight[middle] >= least - 1e-9) low = middle + 1;
-        else high = middle;
-      }
-      return low;
-    },
-  };
-}
-
-/** What a group of vertices is called. */
-export function groupName(data, by, group) {
-  return by === "class" ? data.classes[group] : `community ${group}`;
-}
-
-/** How many groups there can be, empty classes included. */
-export function groupCount(data, graph, by) {
-  return by === "class" ? data.classes.length : graph.communities.count;
-}
 
 /** "0, 3 and 8", with an end where there are many. */
 function listed(names) {
@@ -223,7 +181,10 @@ export function drawing(data, state, keep) {
       const own = groups.get(group);
       const text = fitted(groupName(data, by, group), 130, 14);
       const half = textWidth(text, 14) / 2 + 4;
-      const [x, y] = [median(own.map((v) => px[v])), median(own.map((v) => py[v]))];
+      let [x, y] = [median(own.map((v) => px[v])), median(own.map((v) => py[v]))];
+      if (x < 0 || y < 0 || x > width || y > tall) continue;
+      if (own.length < 4) y -= size[own[0]] + 12; // beside the few vertices, not on them
+      [x, y] = [Math.min(Math.max(x, half), width - half), Math.max(y, 12)];
       if (taken.some(([ox, oy, room]) => Math.abs(ox - x) < room + half && Math.abs(oy - y) < 18)) continue;
       taken.push([x, y, half]);
       write(context, text, x, y);

@@ -2,7 +2,7 @@
 
 import { ink, legend, sequential } from "../colours.js";
 import { figure, fitted, h, hideTip, responsive, sharp, showTip, textWidth, tipped } from "../dom.js";
-import { count, exact, number } from "../numbers.js";
+import { count, counted, exact } from "../numbers.js";
 
 const MOST_ROWS = 20;
 
@@ -17,6 +17,13 @@ function table(label, heads, rows, name = "") {
 
 const head = (text, lines, attributes = {}) =>
   h("th", { scope: "col", ...attributes }, lines ? tipped(h("span", { class: "term", tabindex: "0" }, text), lines) : text);
+
+/** A number with fixed decimals, none of them for a whole one if `short`; no minus before zeros only. */
+function fixed(value, decimals, short = false) {
+  if (value === null) return "–";
+  const text = value.toFixed(short && Number.isInteger(value) ? 0 : decimals);
+  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
+}
 
 /** Light or dark letters, whichever can be read on a colour. */
 function readable([r, g, b]) {
@@ -122,11 +129,12 @@ function heatMap(place, data, column, most, label, words) {
 export function heatMaps(container, data, graph) {
   const [unique, shared] = ["unique", "shared"].map((name) => data.column(`graph/${graph.index}/${name}`));
   const most = shared.values.reduce((a, b) => Math.max(a, b), 0);
+  const none = unique.values.every((value) => !value) ? " Here every unit represents at least three classes." : "";
   const kinds = [
     [
       unique,
       "Units that represent only these classes",
-      "On the diagonal units of this class and no other; elsewhere of these two classes and no third.",
+      "On the diagonal units of this class and no other; elsewhere of these two classes and no third." + none,
       "units that represent these two and no third",
     ],
     [
@@ -149,7 +157,7 @@ export function heatMaps(container, data, graph) {
       { class: "legend" },
       h("span", null, "0"),
       bar,
-      h("span", null, `${count(most)} units; each class is represented by at most ${count(graph.top)}`),
+      h("span", null, `${counted(most, "unit")}; at most ${count(graph.top)} ${graph.top === 1 ? "represents" : "represent"} a class`),
     ),
   );
   const colour = () => legend(bar, sequential());
@@ -188,9 +196,9 @@ const INDEPENDENT = [
 export function modularities(container, graph) {
   const blocks = [graph.modularity, graph.modularity_union].filter(Boolean);
   const cells = (row) => [
-    h("td", { "data-value": row.value }, number(row.value)),
-    h("td", { "data-value": row.spread }, row.spread === null ? "" : `± ${number(row.spread, 2)}`),
-    h("td", { "data-value": row.independent }, row.independent === null ? "" : number(row.independent)),
+    h("td", { "data-value": row.value }, fixed(row.value, 4)),
+    h("td", { "data-value": row.spread }, row.spread === null ? "" : `± ${fixed(row.spread, 4)}`),
+    h("td", { "data-value": row.independent }, row.independent === null ? "" : fixed(row.independent, 4)),
   ];
   const rows = graph.modularity.map((row, i) =>
     h(
@@ -224,8 +232,8 @@ export function communities(container, data, graph) {
   const { count: found, mean_size: size, agreement, purity, stability, by_class: counts, sizes } = graph.communities;
   const many = found === 1 ? "one community of" : `${count(found)} communities of on average`;
   const words = [
-    `Louvain finds ${many} ${number(size)} units; they agree with the classes at ${number(agreement)} (adjusted mutual information: 1 = same, 0 = chance), purity ${number(purity)}`,
-    stability === null ? "." : `; over seeds stability ${number(stability)}.`,
+    `Louvain finds ${many} ${fixed(size, 1, true)} units; they agree with the classes at ${fixed(agreement, 3)} (adjusted mutual information: 1 = same, 0 = chance), purity ${fixed(purity, 3)}`,
+    stability === null ? "." : `; over seeds stability ${fixed(stability, 3)}.`,
   ];
   const content = [h("p", { class: "lead communities" }, words.join(""))];
   const { classes } = data;
@@ -253,6 +261,7 @@ export function communities(container, data, graph) {
     content.push(table("Communities by classes", heads, rows, "matrix communities"));
   }
   const note =
-    "Purity is the share of units whose community has most of its units from the same class; stability is how far partitions of different seeds agree.";
-  container.append(figure("Communities and classes", `${note} Units count for the class with their largest mean.`, ...content));
+    "Purity is the share of units whose class is the most frequent one of their community, which small communities reach by themselves; " +
+    "stability is how far partitions of different seeds agree. A unit counts for the class with its largest mean.";
+  container.append(figure("Communities and classes", note, ...content));
 }

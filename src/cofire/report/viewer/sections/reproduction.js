@@ -49,9 +49,8 @@ function meanings(data) {
       h("dt", null, name, " ", h("small", null, unit)),
       h("dd", null, words, rest ? h("small", null, ` ${rest}`) : null),
     );
-  const plain = ["firing_rate", "mean", "std", "preferred_class", "dead", "always_on", "means", "shares", "maps"].map(
-    (name) => columns[name],
-  );
+  const names = ["firing_rate", "mean", "std", "preferred_class", "dead", "always_on", "means", "shares", "maps", "graph"];
+  const plain = names.map((name) => columns[name]);
   return h(
     "dl",
     { class: "glossary" },
