@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from cofire import data, errors, zoo
     from cofire.errors import CofireError, CofireWarning
     from cofire.export import write_graph, write_units
-    from cofire.firing import always_on_units, class_means, dead_units, firing_probability, live_units, representative_units
+    from cofire.firing import (
+        always_on_units,
+        class_means,
+        covariance,
+        dead_units,
+        firing_probability,
+        live_units,
+        representative_units,
+    )
     from cofire.graphs import Coactivation, coactivation, shared_units, unique_units
     from cofire.information import (
         activation_entropy,
@@ -32,7 +40,10 @@ _ROOMS = {
     "cofire": ("data", "errors", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
     "export": ("write_graph", "write_units"),
-    "firing": ("always_on_units", "class_means", "dead_units", "firing_probability", "live_units", "representative_units"),
+    "firing": (
+        "always_on_units", "class_means", "covariance", "dead_units", "firing_probability", "live_units",
+        "representative_units",
+    ),
     "graphs": ("Coactivation", "coactivation", "shared_units", "unique_units"),
     "information": (
         "activation_entropy", "class_selectivity", "firing_entropy", "kl_selectivity", "mutual_information",
@@ -63,6 +74,7 @@ __all__ = [
     "class_selectivity",
     "coactivation",
     "communities",
+    "covariance",
     "data",
     "dead_units",
     "errors",

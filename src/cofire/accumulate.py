@@ -10,7 +10,7 @@ from cofire.cofiring import Cofiring, paired, representatives
 from cofire.errors import ActivationError, CofireWarning, InputError
 from cofire.kernels import Moments, Sketch, Workspace, add_histogram, bin_scale, refine
 
-__all__ = ["Choices", "LayerAccumulator", "as_labels", "as_values", "check_finite"]
+__all__ = ["Choices", "LayerAccumulator", "as_labels", "as_values", "check_finite", "width"]
 
 _BLOCK = 1 << 21  # values in a block of rows
 
@@ -28,6 +28,7 @@ class Choices:
         softmax: Also sum every sample's softmax over units.
         cofiring: Pairs to count: "class" for the pairs of each class's representative units, "union" for all pairs of
             representative units, "none"; "apart" in a sum of recordings over different class means, whose counts do not add.
+        covariance: Sum the products of all pairs of units in layers of at most so many units.
     """
 
     bins: int = 30
@@ -37,9 +38,10 @@ class Choices:
     pool: str = "mean"
     softmax: bool = False
     cofiring: str = "class"
+    covariance: int = 64
 
     def __post_init__(self):
-        for name, least in (("bins", 1), ("levels", 2), ("top", 1)):
+        for name, least in (("bins", 1), ("levels", 2), ("top", 1), ("covariance", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} must be a whole number of at least {least}", f"found {value!r}")
@@ -53,6 +55,13 @@ class Choices:
     def as_dict(self) -> dict:
         """The choices as plain values."""
         return asdict(self)
+
+
+def width(covariance: bool | int) -> int:
+    """The largest layer whose covariance is kept, from what the user says."""
+    if covariance is True:
+        return 2**31
+    return int(covariance) if covariance is False else covariance
 
 
 def as_values(values, name: str = "activations") -> Tensor:
@@ -169,6 +178,8 @@ class LayerAccumulator:
         self.sketch = Sketch(units, work) if sketch else None
         self.maps: Tensor | None = None
         self.softmax_sum = torch.zeros_like(self.moments.sum) if choices.softmax else None
+        narrow = units <= choices.covariance
+        self.product_sum = torch.zeros(units, units, dtype=torch.float64, device=work.device) if narrow else None
         self._rows, self._keep, self._second = _Rows(units, dtype, work.device), keep, False
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._histograms: dict[str, Tensor] = {}
@@ -196,6 +207,10 @@ class LayerAccumulator:
         self.moments.update(values, labels)
         if self.sketch is not None:
             self.sketch.update(values, self.moments)
+        if self.product_sum is not None:
+            wide = values.double()
+            with torch.autocast(wide.device.type, enabled=False):
+                self.product_sum.addmm_(wide.T, wide)
         if self.softmax_sum is not None:
             self.softmax_sum.index_add_(0, labels, torch.softmax(values.double(), 1))
         if self._histograms:  # the basis came from a reference
@@ -302,7 +317,8 @@ class LayerAccumulator:
     def fields(self) -> dict[str, Tensor]:
         """Everything collected, by field name, with the zeros taken out of the bins they fell in."""
         state = {"class_counts": self.class_counts, **self.moments.state()}
-        state |= {name: value for name, value in (("maps", self.maps), ("softmax_sum", self.softmax_sum)) if value is not None}
+        optional = {"maps": self.maps, "softmax_sum": self.softmax_sum, "product_sum": self.product_sum}
+        state |= {name: value for name, value in optional.items() if value is not None}
         if self.sketch is not None:
             counts = self.sketch.counts.clone()
             zeros = state["zeros"].sum(0).to(counts.dtype)

@@ -12,6 +12,7 @@ from cofire.layer import LayerStats
 __all__ = [
     "always_on_units",
     "class_means",
+    "covariance",
     "dead_units",
     "firing_probability",
     "live_units",
@@ -64,6 +65,29 @@ def unit_spread(layer: LayerStats) -> tuple[Float[Tensor, " units"], Float[Tenso
     mean = layer.sum.sum(0) / layer.samples
     variance = layer.square_sum.sum(0) / layer.samples - mean.square()
     return mean, variance.clamp(min=0).sqrt()
+
+
+def covariance(layer: LayerStats) -> Float[Tensor, "units units"]:
+    """Covariance of the units over all samples, divided by their number.
+
+    Args:
+        layer: Statistics of one layer, recorded with covariance.
+
+    Raises:
+        InputError: It was recorded without.
+
+    >>> import cofire, torch
+    >>> acts = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> covariance(cofire.FiringStats.from_activations({"fc1": acts}, torch.tensor([0, 1]))["fc1"]).tolist()
+    [[0.25, -0.5], [-0.5, 1.0]]
+    """
+    if layer.product_sum is None:
+        raise InputError(
+            f"layer {layer.name!r} must hold the covariance of its {layer.units:,} units", "it was recorded without",
+            "Record with covariance=True, or with the largest number of units that a layer may have.",
+        )  # fmt: skip
+    mean = layer.sum.sum(0) / layer.samples
+    return layer.product_sum / layer.samples - mean[:, None] * mean
 
 
 def dead_units(layer: LayerStats) -> Bool[Tensor, " units"]:

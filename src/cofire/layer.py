@@ -35,6 +35,7 @@ FIELDS: dict[str, str] = {
     "sketch_signed": "sketch",
     "maps": "sum",
     "softmax_sum": "sum",
+    "product_sum": "sum",
 }
 """Every field of a layer and how two recordings of it become one. A new statistic is a field here and a row there."""
 
@@ -81,6 +82,7 @@ class LayerStats:
         sketch_signed: The grid extends below zero, bool [units].
         maps: Sum over samples of the activation's mean over channels, float64 [classes, height, width].
         softmax_sum: Sum over samples of the softmax over units, float64 [classes, units].
+        product_sum: Sum over samples of the products of all pairs of units, float64 [units, units].
     """
 
     name: str
@@ -110,6 +112,7 @@ class LayerStats:
     sketch_signed: Tensor | None = None
     maps: Tensor | None = None
     softmax_sum: Tensor | None = None
+    product_sum: Tensor | None = None
 
     @property
     def units(self) -> int:
@@ -181,7 +184,7 @@ class LayerStats:
         for name in ("zeros", "sum", "square_sum"):
             if tensors[name].shape != size or len(tensors["class_counts"]) != size[0] or tensors["low"].shape[1] != size[1]:
                 raise InputError("the tensors of a layer must fit each other", f"{name} or fire of {header['name']!r} does not")
-        chosen = {"cofiring": "none", **header["choices"]}  # files of older versions hold no counts of pairs
+        chosen = {"cofiring": "none", "covariance": 0, **header["choices"]}  # files of older versions hold no pairs
         return cls(
             name=header["name"], kind=header["kind"], layout=header["layout"], shape=tuple(header["shape"]),
             threshold=header["threshold"],

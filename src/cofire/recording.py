@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cofire.accumulate import Choices, LayerAccumulator, check_finite
+from cofire.accumulate import Choices, LayerAccumulator, check_finite, width
 from cofire.batches import Batch, as_batch, class_names_of, classes_of, logits_of, predictions, samples_in, valid_rows
 from cofire.errors import ActivationError, CofireWarning, InputError, LayerError
 from cofire.kernels import Workspace
@@ -72,7 +72,7 @@ def record(
     model: nn.Module, batches: Iterable, layers=None, pool: str = "mean", threshold: float | None = None, bins: int = 30,
     top: int = 50, device=None, progress: bool = True, *, classes: int | None = None, class_names=None,
     histograms: str = "auto", memory: str | int = "2GB", by_class: bool | str = "auto", levels: int = 2, maps: bool = True,
-    softmax: bool = False, cofiring: str = "auto", reference: FiringStats | None = None,
+    softmax: bool = False, cofiring: str = "auto", covariance: bool | int = 64, reference: FiringStats | None = None,
 ) -> FiringStats:  # fmt: skip
     """Firing statistics of a model's hidden layers over labelled data, class by class.
 
@@ -108,6 +108,8 @@ def record(
             :func:`coactivation` needs: "class" for the pairs of each class's own representative units, "union" for all pairs
             of representative units, "none"; "auto" is "class" where the counts fit the budget. It takes the second phase, so
             there is none with the histograms "sketch" and "none".
+        covariance: Also sum the products of all pairs of units, which some orders of :func:`ablate` need, in layers of at most
+            so many units; True in all of them.
         reference: Statistics of an earlier recording whose histogram edges and class means to use, so that the two add exactly.
 
     Raises:
@@ -129,7 +131,7 @@ def record(
     if cofiring not in ("auto", "class", "union", "none"):
         raise InputError('cofiring must be "auto", "class", "union" or "none"', f"found {cofiring!r}")
     pairs = "class" if cofiring == "auto" else cofiring
-    choices = Choices(bins, levels, by_class is not False, top, pool, softmax, pairs)
+    choices = Choices(bins, levels, by_class is not False, top, pool, softmax, pairs, width(covariance))
     recording = _Recording(choices, threshold, classes, _bytes(memory), histograms, by_class, cofiring, rereadable, reference)
     with Taps(model, layers, pool, maps) as taps:
         place = _device(taps.model, device)

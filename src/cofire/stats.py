@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cofire import storage
-from cofire.accumulate import Choices, LayerAccumulator, as_labels, as_values, check_finite
+from cofire.accumulate import Choices, LayerAccumulator, as_labels, as_values, check_finite, width
 from cofire.errors import FileError, InputError, LayerError, MergeError
 from cofire.kernels import Workspace
 from cofire.layer import FIELDS, LayerStats
@@ -193,7 +193,7 @@ class FiringStats(Mapping):
     def from_activations(
         cls, activations, labels, classes: int | None = None, threshold: float = 0.0, bins: int = 30, top: int = 50, *,
         levels: int = 2, by_class: bool = True, softmax: bool = False, histograms: str = "exact",
-        cofiring: str = "auto", reference: "FiringStats | None" = None, class_names=None,
+        cofiring: str = "auto", covariance: bool | int = 64, reference: "FiringStats | None" = None, class_names=None,
     ) -> "FiringStats":  # fmt: skip
         """Statistics of activations that are already at hand, without a model.
 
@@ -210,6 +210,7 @@ class FiringStats(Mapping):
             histograms: "exact" or "sketch".
             cofiring: Count pairs of representative units that are above their class means: "class" for pairs of each class's
                 own, "union" for all pairs, "none"; "auto" is "union" while a layer's counts take at most 64 MB, else "class".
+            covariance: Also sum the products of all pairs of units in layers of at most so many units; True in all.
             reference: Statistics whose histogram edges and class means to use, so that the results add exactly.
             class_names: Names of the classes.
 
@@ -245,7 +246,9 @@ class FiringStats(Mapping):
             count = classes if classes is not None else int(names.max()) + 1
             check_finite(values, name, "the array")
             pairs = _pairs(cofiring, count, values.shape[1], top) if exact else "none"
-            choices = Choices(bins, levels, by_class and exact, top, softmax=softmax, cofiring=pairs)
+            choices = Choices(
+                bins, levels, by_class and exact, top, softmax=softmax, cofiring=pairs, covariance=width(covariance)
+            )
             layer = LayerAccumulator(
                 count,
                 values.shape[1],

@@ -59,6 +59,7 @@ class Taps(TorchFunctionMode):
         self.known: dict[str, LayerInfo | None] = {}
         self.skipped: dict[str, LayerInfo] = {}
         self._products: set[str] = set()  # sigmoids whose product with their own input is a SiLU written by hand
+        self.edit: Callable[[LayerInfo, Tensor], None] | None = None  # changes known activations in place; the sink gets none
         self._exit = ExitStack()
         self._paths = {module: clean_name(path) for path, module in self.model.named_modules()}
         self._named = self._named_modules()
@@ -195,6 +196,9 @@ class Taps(TorchFunctionMode):
                 f"found shape {tuple(output.shape)} for {self._samples} samples",
                 "Leave it out with layers=.",
             )
+        if self.edit is not None:
+            self.edit(info, output)
+            return
         units = info.arrangement.pool(output, self.pool, mask)
         if units.shape[1] != info.units:
             raise LayerError(

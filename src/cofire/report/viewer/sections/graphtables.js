@@ -30,6 +30,17 @@ function readable([r, g, b]) {
   return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#15131a" : "#ffffff";
 }
 
+/** Many cells at once: a picture of one pixel a cell, enlarged; or averaged, where a cell is smaller than a pixel. */
+function small(context, n, shade, box) {
+  const picture = h("canvas", { width: n, height: n });
+  const inner = picture.getContext("2d");
+  const image = inner.createImageData(n, n);
+  for (let at = 0; at < n * n; at++) image.data.set([...shade(at), 255], 4 * at);
+  inner.putImageData(image, 0, 0);
+  context.imageSmoothingEnabled = box[2] < n;
+  context.drawImage(picture, ...box);
+}
+
 /** Classes by classes as coloured cells, with numbers and names where there is room for them. */
 function heatMap(place, data, column, most, label, words) {
   const { classes } = data;
@@ -51,19 +62,20 @@ function heatMap(place, data, column, most, label, words) {
     const density = canvas.width / (left + side);
     const snap = (value) => Math.round(value * density) / density;
     const colours = sequential();
-    const gap = cell >= 9 ? 1 : 0;
     const family = getComputedStyle(document.body).fontFamily;
     context.font = `11px ${family}`;
     context.textBaseline = "middle";
     context.textAlign = "center";
     const numbered = cell >= Math.max(17, textWidth(String(most), 11) + 5);
-    for (let i = 0; i < n; i++)
+    const shade = (value) => colours[most ? Math.round((255 * value) / most) : 0];
+    if (cell < 9) small(context, n, (at) => shade(column.at(at)), [left, top, side, side]);
+    for (let i = 0; i < n && cell >= 9; i++)
       for (let j = 0; j < n; j++) {
         const value = column.at(i * n + j);
-        const colour = colours[most ? Math.round((255 * value) / most) : 0];
+        const colour = shade(value);
         const [x, y] = [snap(left + j * cell), snap(top + i * cell)];
         context.fillStyle = `rgb(${colour.join(", ")})`;
-        context.fillRect(x, y, snap(left + (j + 1) * cell) - x - gap, snap(top + (i + 1) * cell) - y - gap);
+        context.fillRect(x, y, snap(left + (j + 1) * cell) - x - 1, snap(top + (i + 1) * cell) - y - 1);
         if (!numbered || !value) continue;
         context.fillStyle = readable(colour);
         context.fillText(String(value), left + (j + 0.5) * cell, top + (i + 0.5) * cell + 0.5);
@@ -127,6 +139,7 @@ function heatMap(place, data, column, most, label, words) {
 }
 
 export function heatMaps(container, data, graph) {
+  if (!data.has(`graph/${graph.index}/shared`)) return; // left out, as the words below the section say
   const [unique, shared] = ["unique", "shared"].map((name) => data.column(`graph/${graph.index}/${name}`));
   const most = shared.values.reduce((a, b) => Math.max(a, b), 0);
   const none = unique.values.every((value) => !value) ? " Here every unit represents at least three classes." : "";
