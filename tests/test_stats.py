@@ -23,7 +23,11 @@ from cofire import FiringStats, activation_entropy
 from cofire.errors import ActivationError, FileError, InputError, LayerError, MergeError
 from cofire.layer import FIELDS
 
-EXACT = [name for name, rule in FIELDS.items() if name not in ("sum", "square_sum", "softmax_sum", "maps", "product_sum", "cofire_means")]
+EXACT = [
+    name
+    for name, rule in FIELDS.items()
+    if name not in ("sum", "square_sum", "softmax_sum", "maps", "product_sum", "cofire_means")
+]
 
 
 def stats_of(acts, labels, classes=None, **options) -> FiringStats:
@@ -565,7 +569,16 @@ def test_the_header_of_a_file_is_one_json_text(tmp_path):
     assert header["format_version"] == 1
     assert header["class_names"] == ["cat", "dog"]
     assert [layer["name"] for layer in header["layers"]] == ["fc1", "fc2"]
-    choices = {"bins": 30, "by_class": True, "cofiring": "union", "covariance": 64, "levels": 2, "pool": "mean", "softmax": False, "top": 50}
+    choices = {
+        "bins": 30,
+        "by_class": True,
+        "cofiring": "union",
+        "covariance": 64,
+        "levels": 2,
+        "pool": "mean",
+        "softmax": False,
+        "top": 50,
+    }
     assert header["layers"][0] == {
         "name": "fc1", "kind": "given", "layout": "dense", "shape": [3], "threshold": 0.0, "choices": choices,
     }  # fmt: skip

@@ -7,6 +7,8 @@ from cofire.version import __version__
 
 if TYPE_CHECKING:
     from cofire import data, errors, zoo
+    from cofire.ablation import ablate
+    from cofire.curves import Curve
     from cofire.errors import CofireError, CofireWarning
     from cofire.export import write_graph, write_units
     from cofire.firing import (
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from cofire.training import fit
 
 _ROOMS = {
+    "ablation": ("ablate",),
+    "curves": ("Curve",),
     "cofire": ("data", "errors", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
     "export": ("write_graph", "write_units"),
@@ -65,9 +69,11 @@ __all__ = [
     "CofireError",
     "CofireWarning",
     "Communities",
+    "Curve",
     "FiringStats",
     "LayerStats",
     "__version__",
+    "ablate",
     "activation_entropy",
     "always_on_units",
     "class_means",

@@ -102,7 +102,7 @@ def digest(model: nn.Module) -> str:
         if isinstance(value, Tensor):
             plain = value.detach().cpu().contiguous()
             total.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-            total.update(plain.reshape(-1).view(torch.uint8).numpy())
+            total.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ _MOST_LAYERS = 8
 _MOST_VERTICES = 600
 _MOST_EDGES = 4_000
 _MOST_PAIRS = 10
+_MOST_CLASSES = 200  # of which every pair is shown
 
 
 def graph_contents(stats: FiringStats) -> tuple[list[dict[str, Any]], dict[str, Column], list[str]]:
@@ -31,6 +32,8 @@ def graph_contents(stats: FiringStats) -> tuple[list[dict[str, Any]], dict[str, 
     left_out = []
     if len(places) < len(able):
         left_out.append(f"To keep this page small, graphs are shown of {len(places)} of {len(able)} layers.")
+    if places and stats.classes > _MOST_CLASSES:
+        left_out.append(f"With {stats.classes:,} classes, the table of every pair's unique and shared units is left out.")
     shown, columns = [], {}
     for index in places:
         name = able[index]
@@ -73,6 +76,7 @@ def _table(found: Structure) -> list[dict[str, Any]]:
 
 def _columns(found: Structure) -> dict[str, Column]:
     graph = found.graph
+    sets = {"unique": unique_units(graph), "shared": shared_units(graph)} if graph.classes <= _MOST_CLASSES else {}
     place = force_layout(graph.adjacency)
     first, second = torch.triu_indices(len(graph), len(graph), 1)
     weights = graph.adjacency[first, second]
@@ -88,6 +92,5 @@ def _columns(found: Structure) -> dict[str, Column]:
         "from": column(first[kept], "edges"),
         "to": column(second[kept], "edges"),
         "weight": column(weights[kept], "edges", 10_000),
-        "unique": column(unique_units(graph), "classes classes"),
-        "shared": column(shared_units(graph), "classes classes"),
+        **{name: column(counts, "classes classes") for name, counts in sets.items()},
     }

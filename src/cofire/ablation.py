@@ -1,0 +1,320 @@
+"""Cumulative ablation: remove units in some order, one after the other, and measure what that does to accuracy."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cofire.batches import Batch, as_batch, logits_of
+from cofire.chains import Chain, Walk, chain_from
+from cofire.consumers import outgoing_weights
+from cofire.curves import Curve
+from cofire.errors import InputError, LayerError, ModelError
+from cofire.firing import covariance, unit_spread
+from cofire.layer import LayerStats
+from cofire.listing import LayerInfo
+from cofire.orders import GREEDY, WEIGHTED, check_statistics, scores_of, sequence
+from cofire.progress import track
+from cofire.resuming import Resumable
+from cofire.stats import FiringStats
+from cofire.taps import Taps
+from cofire.weights import digest
+
+__all__ = ["ablate"]
+
+_EVERY = 32  # steps after which removed units are taken out of the matrices
+_ROWS = 2048  # samples walked at once
+_FEW = 20  # steps where every one is a whole forward pass
+
+
+def ablate(
+    model: nn.Module, batches: Iterable, stats: FiringStats, by: str | Mapping[str, Tensor] = "mutual_information",
+    order: str = "ascending", layers: str | Sequence[str] | None = None, fill: str = "mean",
+    steps: int | Sequence[int] | None = None, seeds: int = 5, *, across: str = "shares", seed: int = 0, device=None,
+    progress: bool = True, resume: str | Path | None = None,
+) -> Curve:  # fmt: skip
+    """Remove units in the order of a measure, and measure accuracy as they go.
+
+    Where the model goes from the first of the layers to its output by linear maps and non-linearities alone, what comes before
+    is computed once, and removing one more unit is an outer product; everywhere else each step is a forward pass with the
+    removed units held at their fill. Both give the accuracies of a masked forward pass.
+
+    Source:
+        Paper 004 (cumulative ablation; "bias balancing" is ``fill="mean"``). *Departure:* a random order removes the same
+        units and more at every step; the published code draws a new set each time.
+
+    Args:
+        model: The model that the statistics are of.
+        batches: Labelled data to measure accuracy on; not that of the statistics, unless that is what is asked.
+        stats: Statistics of the units.
+        by: A per-unit measure; "firing_rate", "mean" or "std"; "weight_std", "reconstruction" or "obs", which look at the next
+            layer's weights; or scores, {layer: [units]}.
+        order: "ascending" removes low values first, "descending" high values, "random" needs no measure.
+        layers: One or more layers; all of them together by default.
+        fill: What a removed unit gives: "mean", its mean in the statistics, or "zero".
+        steps: Numbers of removed units to measure at, or how many such numbers; by default every one where that is cheap, and
+            20 even steps elsewhere.
+        seeds: Runs of a random order.
+        across: With several layers, "shares" removes the same share of each, "raw" compares scores between layers.
+        seed: The first seed.
+        device: Where to run; by default where the model is.
+        progress: Show a progress bar on a terminal.
+        resume: A file to keep the state in; a run that was stopped goes on from there, and the file is removed at the end.
+
+    Raises:
+        InputError: An unknown measure, order or fill, scores or steps that do not fit, statistics of another model.
+        LayerError: A layer that the statistics do not hold, or that the model did not call.
+
+    >>> import cofire
+    >>> digits = cofire.data.load("digits", limit=200)
+    >>> net = cofire.zoo.model("fcnn:64-16-10", seed=0)
+    >>> stats = cofire.record(net, digits.batches())
+    >>> curve = ablate(net, digits.batches(), stats, steps=[0, 8, 16], progress=False)
+    >>> curve.removed.tolist(), curve.accuracy.shape
+    ([0, 8, 16], torch.Size([3]))
+    """
+    names = _layers(stats, layers)
+    if order not in ("ascending", "descending", "random"):
+        raise InputError('order must be "ascending", "descending" or "random"', f"found {order!r}")
+    if fill not in ("mean", "zero"):
+        raise InputError('fill must be "mean" or "zero"', f"found {fill!r}")
+    if across not in ("shares", "raw"):
+        raise InputError('across must be "shares" or "raw"', f"found {across!r}")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InputError("seeds must be a whole number of at least 1", f"found {seeds!r}")
+    check_statistics(stats, digest(model))
+    units = {name: stats[name].units for name in names}
+    if fill == "mean" and any(stats[name].choices.pool == "max" for name in names):
+        raise InputError('fill="mean" needs means', 'the statistics were recorded with pool="max"', 'Record with pool="mean".')
+    fills = {name: _fill(stats[name], fill) for name in names}
+    runner = _Ablation(model, stats, names, units, fills, device)
+    with runner:
+        first = runner.open(batches)
+        at = _steps(steps, sum(units.values()), runner.chain is not None)
+        if order == "random":
+            runs = [sequence(None, units, "random", seed=seed + step) for step in range(seeds)]
+        else:
+            runs = [sequence(runner.scores(by, batches, first), units, order, across)]
+        state = Resumable(resume, {"digest": digest(model), "runs": runs, "steps": at, "fill": fill, "layers": names})
+        correct, losses, counts = runner.measure(batches, runs, at, state, progress)
+    samples = int(counts.sum())
+    state.done()
+    label = "random" if order == "random" else by if isinstance(by, str) else "scores"
+    return Curve(
+        torch.tensor(at), correct.sum(2).double() / samples, losses / samples, correct.double() / counts, label, order, fill,
+        tuple(names), sum(units.values()), tuple(map(tuple, runs)), samples, tuple(runner.notes),
+    )  # fmt: skip
+
+
+def _layers(stats: FiringStats, layers: str | Sequence[str] | None) -> list[str]:
+    if layers is None:
+        return list(stats)
+    asked = [layers] if isinstance(layers, str) else list(layers)
+    if not asked:
+        raise LayerError("layers must name at least one layer", "found none", "layers=None takes all.")
+    for name in asked:
+        stats[name]  # says which layer is missing, and what is close
+    return [name for name in stats if name in asked]
+
+
+def _fill(layer: LayerStats, fill: str) -> Tensor:
+    return unit_spread(layer)[0] if fill == "mean" else torch.zeros(layer.units, dtype=torch.float64)
+
+
+def _steps(steps: int | Sequence[int] | None, units: int, cheap: bool) -> list[int]:
+    if isinstance(steps, bool) or (isinstance(steps, int) and steps < 1):
+        raise InputError("steps must be at least 1, or numbers of removed units", f"found {steps!r}")
+    if steps is None:
+        steps = units + 1 if cheap and units <= 2048 else (201 if cheap else _FEW + 1)
+    if isinstance(steps, int):
+        count = min(steps, units + 1)
+        return sorted({round(units * place / max(count - 1, 1)) for place in range(count)})
+    at = sorted({int(step) for step in steps})
+    if not at or at[0] < 0 or at[-1] > units:
+        raise InputError(f"steps must lie between 0 and the {units:,} units of these layers", f"found {list(steps)}")
+    return at
+
+
+class _Ablation:
+    """One call of :func:`ablate`: taps on the model, and the chain after its first layer where there is one."""
+
+    def __init__(self, model, stats: FiringStats, names: list[str], units, fills: dict[str, Tensor], device):
+        self.stats, self.names, self.units, self.fills = stats, names, units, fills
+        pools = {stats[name].choices.pool for name in names}
+        self.taps = Taps(model, list(stats), pools.pop() if len(pools) == 1 else "mean")
+        self.device = torch.device(device) if device is not None else _device(model)
+        self.chain: Chain | None = None
+        self.notes: list[str] = []
+
+    def __enter__(self):
+        self.taps.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self.taps.__exit__(*exception)
+
+    def open(self, batches: Iterable) -> Batch:
+        """Look at the first batch: which layers there are, and whether a chain follows the first."""
+        if iter(batches) is batches:  # type: ignore[comparison-overlap]
+            raise InputError("batches must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
+        item = next(iter(batches), None)
+        if item is None:
+            raise InputError("there must be at least one sample", "the batches are empty")
+        batch = as_batch(item, self.device, self.stats.classes, "batch 0")
+        if logits_of(self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)) is None:
+            raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
+        self.taps.check()
+        for name in self.names:
+            info = self.taps.known.get(name)
+            if info is None or info.units != self.units[name]:
+                found = "was not called" if info is None else f"has {info.units} units, not {self.units[name]}"
+                raise LayerError(f"layer {name!r} of the statistics must be one of the model's", f"it {found}")
+        chain = chain_from(self.taps, batch, self.names[0])
+        if chain is not None and set(self.names) <= set(chain.layers):
+            self.chain = chain
+        return batch
+
+    def scores(self, by, batches: Iterable, first: Batch) -> dict[str, Tensor]:
+        """Scores of all units."""
+        found = {}
+        for name in self.names:
+            layer, weights, spread = self.stats[name], None, None
+            if isinstance(by, str) and by in WEIGHTED:
+                weights = outgoing_weights(self.taps, first, name, layer.units)
+                if by in GREEDY:
+                    spread = covariance(layer) if layer.product_sum is not None else self._covariance(batches, name)
+            found[name] = scores_of(by, layer, None if weights is None else weights.cpu(), spread)
+        return found
+
+    def _covariance(self, batches: Iterable, name: str) -> Tensor:
+        total, sums, count = None, None, 0
+
+        def add(info: LayerInfo, units: Tensor, _maps):
+            nonlocal total, sums, count
+            if info.name == name:
+                wide = units.double()
+                total = wide.T @ wide if total is None else total + wide.T @ wide
+                sums = wide.sum(0) if sums is None else sums + wide.sum(0)
+                count += len(wide)
+
+        for index, item in enumerate(batches):
+            batch = as_batch(item, self.device, self.stats.classes, f"batch {index}")
+            self.taps.forward(batch.inputs, len(batch), add, batch.mask)
+        self.notes.append(
+            f"The covariance of {name!r} was not recorded and was taken from the inputs, without labels, that accuracy is "
+            "measured on; record with covariance=True to take it from the statistics."
+        )
+        mean = sums / count  # type: ignore[operator]
+        return (total / count - torch.outer(mean, mean)).cpu()  # type: ignore[operator]
+
+    def measure(self, batches, runs, at, state: Resumable, progress) -> tuple[Tensor, Tensor, Tensor]:
+        """Correct predictions [runs, steps, classes], summed losses [runs, steps] and samples [classes]."""
+        classes = self.stats.classes
+        shape = (len(runs), len(at), classes)
+        empty = {
+            "correct": torch.zeros(shape, dtype=torch.int64), "losses": torch.zeros(shape[:2], dtype=torch.float64),
+            "counts": torch.zeros(classes, dtype=torch.int64),
+        }  # fmt: skip
+        totals, done = state.begin(empty)
+        work: Callable[..., None] = self._walk if self.chain is not None else self._masked
+        waiting: list[tuple[Any, Tensor]] = []
+        reader = enumerate(track(batches, "ablation", progress))
+        for index, item in reader:
+            if index < done:
+                continue
+            batch = as_batch(item, self.device, classes, f"batch {index}")
+            if not len(batch):
+                continue
+            waiting.append((self._entry(batch) if self.chain is not None else batch, batch.labels))
+            if self.chain is None or sum(len(labels) for _, labels in waiting) >= _ROWS:
+                work(waiting, runs, at, totals)
+                waiting = []
+                state.keep(totals, index + 1)
+        if waiting:
+            work(waiting, runs, at, totals)
+        if not int(totals["counts"].sum()):
+            raise InputError("there must be at least one sample", "the batches are empty")
+        return totals["correct"], totals["losses"], totals["counts"]
+
+    def _entry(self, batch: Batch) -> Tensor:
+        """The activations at the chain's entry; everything before it is computed once."""
+        found: list[Tensor] = []
+        self.taps.edit = lambda info, output: found.append(output.detach().clone()) if info.name == self.names[0] else None
+        try:
+            self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+        finally:
+            self.taps.edit = None
+        return found[0]
+
+    @torch.no_grad()
+    def _walk(self, waiting, runs, at, totals) -> None:
+        entry, labels = torch.cat([values for values, _ in waiting]), torch.cat([labels for _, labels in waiting])
+        fills = {name: self.fills.get(name, torch.zeros(self.stats[name].units, dtype=torch.float64)).to(entry.device)
+                 for name in self.chain.layers}  # type: ignore[union-attr]  # fmt: skip
+        _add_counts(totals, labels)
+        for run, order in enumerate(runs):
+            walk, gone, since = Walk(self.chain, entry.clone(), fills), 0, 0  # type: ignore[arg-type]
+            for step, removed in enumerate(at):
+                for layer, unit in order[gone:removed]:
+                    walk.remove(layer, unit)
+                since += removed - gone
+                gone = removed
+                if since >= _EVERY:
+                    walk.settle()
+                    walk.compact()
+                    since = 0
+                _add(totals, run, step, walk.settle(), labels)
+
+    def _masked(self, waiting, runs, at, totals) -> None:
+        ((batch, labels),) = waiting
+        _add_counts(totals, labels)
+        for run, order in enumerate(runs):
+            for step, removed in enumerate(at):
+                gone: dict[str, list[int]] = {}
+                for layer, unit in order[:removed]:
+                    gone.setdefault(layer, []).append(unit)
+                places = {name: torch.tensor(sorted(units), device=self.device) for name, units in gone.items()}
+
+                def edit(info: LayerInfo, output: Tensor, places=places) -> None:
+                    if info.name in places:
+                        _fill_in(info, output, places[info.name], self.fills[info.name])
+
+                self.taps.edit = edit
+                try:
+                    output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+                finally:
+                    self.taps.edit = None
+                _add(totals, run, step, logits_of(output), labels)
+
+
+def _fill_in(info: LayerInfo, output: Tensor, units: Tensor, fill: Tensor) -> None:
+    """Hold some units of an activation at their fill, in place."""
+    values = fill.to(output.device, output.dtype)[units]
+    if info.layout == "positions":
+        flat = output.movedim(info.arrangement.sample_axis, 0).reshape(output.shape[info.arrangement.sample_axis], -1).clone()
+        flat[:, units] = values
+        output.copy_(flat.view(output.movedim(info.arrangement.sample_axis, 0).shape).movedim(0, info.arrangement.sample_axis))
+    elif info.layout == "conv":
+        output[:, units] = values.view(-1, *[1] * (output.ndim - 2))
+    else:
+        output[..., units] = values
+
+
+def _add_counts(totals: dict[str, Tensor], labels: Tensor) -> None:
+    totals["counts"] += torch.bincount(labels, minlength=len(totals["counts"])).cpu()
+
+
+def _add(totals: dict[str, Tensor], run: int, step: int, logits: Tensor | None, labels: Tensor) -> None:
+    if logits is None:
+        raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
+    right = logits.argmax(1) == labels
+    totals["correct"][run, step] += torch.bincount(labels[right], minlength=totals["correct"].shape[2]).cpu()
+    totals["losses"][run, step] += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+
+
+def _device(model: nn.Module) -> torch.device:
+    first = next(iter(model.parameters()), None)
+    return first.device if first is not None else torch.device("cpu")

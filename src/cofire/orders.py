@@ -1,0 +1,167 @@
+"""In which order to remove units: by a measure, by what the next layer loses, or at random."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cofire.errors import InputError
+from cofire.firing import unit_spread
+from cofire.layer import LayerStats
+from cofire.measures import MEASURES, measure
+from cofire.stats import FiringStats
+
+__all__ = ["GREEDY", "SIMPLE", "WEIGHTED", "check_statistics", "greedy_reconstruction", "obs_order", "scores_of", "sequence"]
+
+SIMPLE = ("firing_rate", "mean", "std")
+WEIGHTED = ("weight_std", "reconstruction", "obs")
+"""Orders that look at the weights of the next layer."""
+GREEDY = ("reconstruction", "obs")
+"""Orders in which every removal changes what the next is worth; they need the covariance."""
+
+
+def scores_of(
+    by: str | Mapping[str, Tensor], layer: LayerStats, weights: Tensor | None = None, covariance: Tensor | None = None
+) -> Float[Tensor, " units"]:
+    """What each unit of a layer is worth: the smallest goes first in ascending order.
+
+    Args:
+        by: A per-unit measure, "firing_rate", "mean", "std", "weight_std", "reconstruction", "obs", or scores by layer name.
+        layer: Statistics of the layer.
+        weights: Outgoing weights [outputs, units], for those that need them.
+        covariance: Covariance of the units, likewise.
+
+    Raises:
+        InputError: No such measure, or scores that do not fit.
+    """
+    if isinstance(by, Mapping):
+        if layer.name not in by:
+            raise InputError(f"scores must be given for layer {layer.name!r}", f"found {', '.join(map(repr, by))}")
+        scores = torch.as_tensor(by[layer.name]).double().cpu()
+        if scores.shape != (layer.units,):
+            raise InputError(f"scores of layer {layer.name!r} must be [{layer.units} units]", f"found {tuple(scores.shape)}")
+        if bool(scores.isnan().any()):
+            raise InputError(f"scores of layer {layer.name!r} must be numbers", "found NaN")
+        return scores
+    if by in WEIGHTED:
+        if weights is None:
+            raise InputError(
+                f"{by!r} needs the weights of the layer that reads {layer.name!r}", "it was not found",
+                "Choose a measure of the units alone, such as 'mutual_information'.",
+            )  # fmt: skip
+        if by == "weight_std":
+            return weights.double().norm(dim=0) * unit_spread(layer)[1].to(weights.device)
+        if covariance is None:
+            raise InputError(f"{by!r} needs the covariance of layer {layer.name!r}", "found none")
+        order = greedy_reconstruction(weights, covariance) if by == "reconstruction" else obs_order(weights, covariance)
+        return torch.empty(layer.units, dtype=torch.float64).scatter_(0, order.cpu(), torch.arange(layer.units).double())
+    if by in SIMPLE:
+        mean, std = unit_spread(layer)
+        return {"firing_rate": layer.fire.sum(0).double() / layer.samples, "mean": mean, "std": std}[by]
+    names = [row.name for row in MEASURES if row.per_unit]
+    if by not in names:
+        offered = ", ".join([*names, *SIMPLE, *WEIGHTED, "random"])
+        raise InputError(f"by must be one of {offered}, or scores by layer", f"found {by!r}")
+    return measure(by).function(layer)
+
+
+def greedy_reconstruction(
+    weights: Float[Tensor, "outputs units"], covariance: Float[Tensor, "units units"]
+) -> Int[Tensor, " units"]:
+    """Units in the order in which removing them disturbs the next layer least, each given those before it.
+
+    With removed units at their means, the squared error of the next layer's input is the sum of Q over all pairs of removed
+    units, Q = (WᵀW) times the covariance, element by element; each step takes the unit that adds least.
+
+    Args:
+        weights: Outgoing weights.
+        covariance: Covariance of the units.
+    """
+    weights = weights.double()
+    pairs = (weights.T @ weights) * covariance.to(weights)
+    added, order = pairs.diagonal().clone(), []
+    for _ in range(len(pairs)):
+        unit = int(added.argmin())
+        order.append(unit)
+        added += 2 * pairs[:, unit]
+        added[unit] = torch.inf
+    return torch.tensor(order, dtype=torch.int64)
+
+
+def obs_order(
+    weights: Float[Tensor, "outputs units"], covariance: Float[Tensor, "units units"], ridge: float = 1e-3
+) -> Int[Tensor, " units"]:
+    """Units in the order in which removing them costs least once the weights of the rest are fitted again.
+
+    Optimal brain surgeon on the next layer's input: with P the inverse of the covariance plus a ridge, removing unit j costs
+    |W_j|² / P_jj; P and W are then brought up to date.
+
+    Args:
+        weights: Outgoing weights.
+        covariance: Covariance of the units.
+        ridge: Added to the diagonal, as a share of the mean variance.
+    """
+    covariance = covariance.double()
+    count = len(covariance)
+    trace = float(covariance.diagonal().mean())
+    regular = covariance + torch.eye(count, dtype=torch.float64) * (ridge * trace if trace > 0 else 1.0)
+    inverse = torch.linalg.inv(regular)
+    weights = weights.double().cpu().clone()
+    left, order = torch.ones(count, dtype=torch.bool), []
+    for _ in range(count):
+        cost = weights.square().sum(0) / inverse.diagonal()
+        cost[~left] = torch.inf
+        unit = int(cost.argmin())
+        order.append(unit)
+        left[unit] = False
+        row, pivot = inverse[unit].clone(), float(inverse[unit, unit])
+        weights -= torch.outer(weights[:, unit].clone(), row) / pivot
+        inverse -= torch.outer(row, row) / pivot
+        inverse[unit, unit] = 1.0  # it is out; its row and column are zero
+    return torch.tensor(order, dtype=torch.int64)
+
+
+def sequence(
+    scores: Mapping[str, Tensor] | None, units: Mapping[str, int], order: str, across: str = "shares", seed: int = 0
+) -> list[tuple[str, int]]:
+    """All units of some layers in the order of their removal.
+
+    Args:
+        scores: Scores by layer; None for a random order.
+        units: Number of units by layer.
+        order: "ascending", "descending" or "random".
+        across: How layers are mixed: "shares" removes the same share of each, "raw" compares scores between layers.
+        seed: Of a random order.
+
+    >>> sequence({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([10.0, 20.0])}, {"a": 2, "b": 2}, "ascending")
+    [('a', 1), ('b', 0), ('a', 0), ('b', 1)]
+    """
+    everyone = [(name, unit) for name, count in units.items() for unit in range(count)]
+    if order == "random" or scores is None:
+        shuffled = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed)).tolist()
+        return [everyone[place] for place in shuffled]
+    sign = -1.0 if order == "descending" else 1.0
+    keys: list[Tensor] = []
+    for name, count in units.items():
+        values = sign * scores[name].double().cpu()
+        if across == "shares":
+            ranks = torch.empty(count, dtype=torch.float64)
+            ranks[values.sort(stable=True).indices] = torch.arange(count, dtype=torch.float64)
+            values = (ranks + 0.5) / count
+        keys.append(values)
+    return [everyone[place] for place in torch.cat(keys).sort(stable=True).indices.tolist()]
+
+
+def check_statistics(stats: FiringStats, digest: str) -> None:
+    """Raise where statistics are of another model.
+
+    Raises:
+        InputError: The digests of the weights differ.
+    """
+    held = stats.header.get("model", {}).get("digest")
+    if held is not None and held != digest:
+        raise InputError(
+            "statistics must be of this model", f"they are of weights with digest {held}, the model has {digest}",
+            "Record them again; training changes the weights.",
+        )  # fmt: skip
