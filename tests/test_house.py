@@ -65,6 +65,7 @@ ROOMS = (
         "structure",
         "comparison",
         "findings",
+        "verdicts",
     ),
     ("plots", "export", "report", "callbacks", "recipes", "sources", "demo", "cli"),
 )

@@ -30,7 +30,8 @@ class Finding:
 
     Args:
         text: A sentence or two of plain text.
-        kind: What it is about: "data", "accuracy", "firing", "information", "selectivity", "softmax", "graph" or "carry".
+        kind: What it is about: "data", "accuracy", "firing", "information", "selectivity", "softmax", "graph",
+            "ablation" or "carry".
         level: "fact", or "caution" where something limits what the other numbers mean.
         numbers: The values that the sentence is made from, by name.
     """

@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cofire.curves import Curve
 from cofire.errors import InputError
 from cofire.files import atomic
 from cofire.report.contents import Payload, payload, twin
@@ -23,6 +25,7 @@ def write(
     command: str | None = None,
     seed: int | None = None,
     notes: str | None = None,
+    curves: Sequence[Curve] = (),
 ) -> Path:
     """Write a report on statistics: an HTML file that a browser opens without a network, and a JSON file of its numbers.
 
@@ -36,6 +39,7 @@ def write(
         command: The command that made the statistics, for the section on reproduction.
         seed: The seed, likewise.
         notes: A paragraph to show below the title.
+        curves: Ablation curves to draw, as :func:`cofire.ablate` gives them.
 
     Returns:
         The path of the HTML file.
@@ -57,7 +61,7 @@ def write(
         raise InputError(
             "path names the HTML file", f"found {str(path)!r}, which is where the numbers go", "Let it end in .html."
         )
-    shown = payload(stats, test, title=title, command=command, seed=seed, notes=notes, created=datetime.now(UTC))
+    shown = payload(stats, test, title=title, command=command, seed=seed, notes=notes, created=datetime.now(UTC), curves=curves)
     html = assembled(shown, numbers.name)
     with atomic(numbers) as temporary:
         temporary.write_text(

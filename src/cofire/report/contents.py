@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -11,16 +12,19 @@ import numpy as np
 import torch
 
 from cofire.comparison import carry_over, check_pair
+from cofire.curves import Curve
 from cofire.findings import findings
 from cofire.firing import always_on_units, live_units
 from cofire.information import softmax_entropy
 from cofire.measures import MEASURES, summary
+from cofire.report.ablations import ablation_contents
 from cofire.report.choosing import Chosen, choose, fewer_bins
 from cofire.report.columns import Column, column, plain
 from cofire.report.glossary import glossary
 from cofire.report.graphs import graph_contents
 from cofire.report.profiles import class_columns, histogram_columns, map_columns, measure_columns, unit_columns
 from cofire.stats import FiringStats
+from cofire.verdicts import curve_findings
 from cofire.version import __version__
 
 __all__ = ["SCHEMA", "Payload", "payload", "twin"]
@@ -46,7 +50,7 @@ class Payload:
 
 def payload(
     stats: FiringStats, test: FiringStats | None = None, *, title: str | None = None, command: str | None = None,
-    seed: int | None = None, notes: str | None = None, created: datetime | None = None,
+    seed: int | None = None, notes: str | None = None, created: datetime | None = None, curves: Sequence[Curve] = (),
 ) -> Payload:  # fmt: skip
     """What a report on these statistics shows; everything is computed here, the page only draws.
 
@@ -58,6 +62,7 @@ def payload(
         seed: The seed of training and initial weights.
         notes: A paragraph to show at the top.
         created: When.
+        curves: Ablation curves.
     """
     stats = stats.to("cpu")
     if test is not None:
@@ -84,11 +89,11 @@ def payload(
         "title": title or (f"What the units of {name} do" if name else "What the units do"),
         "notes": notes,
         "overview": _overview(stats, test),
-        "findings": [asdict(finding) for finding in findings(stats, test)],
+        "findings": [asdict(finding) for finding in [*findings(stats, test), *curve_findings(curves)]],
         "layers": _layers(stats, chosen),
         "summary": [_rounded(row) for row in summary(stats).to_dict("records")],
         "classes": _classes(stats, test),
-        "graphs": graphs,
+        "graphs": graphs, "ablation": ablation_contents(curves),
         "carry": [_rounded(row) for row in carry_over(stats, test)] if test is not None else None,
         "test_samples": test.samples if test is not None else None,
         "left_out": left_out,
