@@ -23,7 +23,7 @@ from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.weights import digest
 
-__all__ = ["ablate"]
+__all__ = ["ablate", "curves_of"]
 
 _EVERY = 32  # steps after which removed units are taken out of the matrices
 _ROWS = 2048  # samples walked at once
@@ -107,6 +107,44 @@ def ablate(
         torch.tensor(at), correct.sum(2).double() / samples, losses / samples, correct.double() / counts, label, order, fill,
         tuple(names), sum(units.values()), tuple(map(tuple, runs)), samples, tuple(runner.notes),
     )  # fmt: skip
+
+
+def curves_of(
+    model: nn.Module, batches: Iterable, stats: FiringStats, by: Sequence[str], *, order: str = "both",
+    layers: str | Sequence[str] | None = None, each: bool = False, fill: str = "mean", steps=None, seeds: int = 5,
+    seed: int = 0, progress: bool = True,
+) -> list[Curve]:  # fmt: skip
+    """Curves of several orders beside a random one, as paper 004 draws them.
+
+    Args:
+        model: The model.
+        batches: Labelled data to measure accuracy on.
+        stats: Statistics of the model's units.
+        by: Names of orders.
+        order: "ascending", "descending" or "both"; orders that look at weights are ascending only.
+        layers: The layers to look at; all by default.
+        each: Curves of every layer by itself, before those of all together.
+        fill: "mean", "zero" or "both".
+        steps: As for :func:`ablate`.
+        seeds: Runs of the random order.
+        seed: The first seed.
+        progress: Show progress bars on a terminal.
+
+    Raises:
+        InputError: As :func:`ablate`; or another order.
+    """
+    if order not in ("ascending", "descending", "both"):
+        raise InputError('order must be "ascending", "descending" or "both"', f"found {order!r}")
+    directions = ("ascending", "descending") if order == "both" else (order,)
+    names = _layers(stats, layers)
+    groups = [*([name] for name in names if each or len(names) == 1), *([names] if len(names) > 1 else [])]
+    curves = []
+    for group in groups:
+        for held in ("mean", "zero") if fill == "both" else (fill,):
+            runs = [(name, way) for name in by for way in (("ascending",) if name in WEIGHTED else directions)]
+            for name, way in [*runs, ("mutual_information", "random")]:
+                curves.append(ablate(model, batches, stats, name, way, group, held, steps, seeds, seed=seed, progress=progress))
+    return curves
 
 
 def _layers(stats: FiringStats, layers: str | Sequence[str] | None) -> list[str]:

@@ -54,6 +54,9 @@ Page = Annotated[Path, typer.Option("--out", "-o", help="HTML file to write; its
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default where the model is.")]
 Statistics = Annotated[Path, typer.Argument(help="Statistics file, made by `cofire record`.")]
 
+_ORDERS = "Any measure of units, firing_rate, mean, std, weight_std, reconstruction or obs."
+_ORDERED = ["firing_entropy", "mutual_information", "kl_selectivity", "reconstruction"]
+
 
 def _version(show: bool) -> None:
     if show:
@@ -225,6 +228,55 @@ def graph(
     if out is not None:
         write_graph(made, out, layer=chosen, class_names=loaded.class_names, groups=groups, edges=edges)
         typer.echo(f"\ngraph written to {out}")
+
+
+@app.command(
+    epilog="Example: cofire ablate zoo:001-mnist --weights mnist.safetensors --data mnist --data-root data --each-layer "
+    "-o ablation.html --csv curves.csv"
+)
+def ablate(
+    model: Model, weights: Weights = None,
+    stats: Annotated[Path | None, typer.Option(help="Statistics of the model; else its training data is recorded.")] = None,
+    data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
+    normalize: Normalize = None, classes: Classes = None,
+    by: Annotated[list[str] | None, typer.Option("--by", help="What orders units; may be repeated. " + _ORDERS)] = None,
+    order: Annotated[str, typer.Option(help="ascending, descending or both.")] = "both",
+    layers: Layers = None,
+    each: Annotated[bool, typer.Option("--each-layer", help="A curve for every layer, not only for all together.")] = False,
+    fill: Annotated[str, typer.Option(help="mean, zero or both: what a removed unit gives.")] = "mean",
+    steps: Annotated[int | None, typer.Option(help="Points of a curve; by default every unit where that is cheap.")] = None,
+    seeds: Annotated[int, typer.Option(help="Random orders, as a control.")] = 5,
+    out: Page = Path("ablation.html"),
+    csv: Annotated[Path | None, typer.Option(help="Write all curves to this table.")] = None,
+    seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
+) -> None:  # fmt: skip
+    """Remove units in several orders and measure test accuracy as they go; write the curves and a report."""
+    from cofire import report as room
+    from cofire.ablation import curves_of
+    from cofire.export import write_curves
+    from cofire.recording import record as reader
+    from cofire.stats import load
+    from cofire.verdicts import curve_findings
+
+    source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
+    test = DataSource(data, "test", data_root, size, channels, limit, seed, False, cache, download).load()
+    net = ModelSource(model, weights, classes, seed).build(test)
+    if device is not None:
+        net = net.to(device)
+    normal = _normal(normalize)
+    loaded = load(stats) if stats is not None else reader(net, source.load().batches(256, normalize=normal), covariance=True)
+    curves = curves_of(
+        net, test.batches(256, normalize=normal), loaded, by or _ORDERED, order=order, layers=layers, each=each, fill=fill,
+        steps=steps, seeds=seeds, seed=seed,
+    )  # fmt: skip
+    for curve in curves:
+        typer.echo(f"- {curve}")
+    _say_all(curve_findings(curves))
+    if csv is not None:
+        write_curves(curves, csv)
+        typer.echo(f"curves written to {csv}")
+    written = room.write(loaded, out, title=f"Ablation of {model}", command=_command(), seed=seed, curves=curves)
+    typer.echo(f"report written to {written}")
 
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")

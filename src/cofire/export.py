@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cofire.curves import Curve
 from cofire.errors import InputError
 from cofire.files import atomic
 from cofire.graphs import Coactivation
@@ -16,8 +17,9 @@ from cofire.stats import FiringStats
 
 if TYPE_CHECKING:
     import networkx
+    import pandas
 
-__all__ = ["annotated", "write_graph", "write_units"]
+__all__ = ["annotated", "write_curves", "write_graph", "write_units"]
 
 _SPAN = 1000.0  # width of the drawing in Gephi's units
 
@@ -29,16 +31,41 @@ def write_units(stats: FiringStats, path: str | Path) -> None:
         InputError: Another ending.
         FileError: The file cannot be written.
     """
-    path, frame = Path(path), table(stats)
+    _write_frame(table(stats), Path(path), "a table of units")
+
+
+def _write_frame(frame: "pandas.DataFrame", path: Path, what: str) -> None:
     writers = {
         ".csv": lambda temporary: frame.to_csv(temporary, index=False),
         ".json": lambda temporary: frame.to_json(temporary, orient="records", indent=1),
         ".parquet": lambda temporary: frame.to_parquet(temporary, index=False),
     }
     if path.suffix not in writers:
-        raise InputError(f"a table of units is written as {', '.join(writers)}", f"found {path.name!r}")
+        raise InputError(f"{what} is written as {', '.join(writers)}", f"found {path.name!r}")
     with atomic(path) as temporary:
         writers[path.suffix](temporary)
+
+
+def write_curves(curves: Sequence[Curve], path: str | Path) -> None:
+    """Write ablation curves as one table, a row per step, by the file's ending: ``.csv``, ``.json`` or ``.parquet``.
+
+    Raises:
+        InputError: Another ending, or no curve.
+        FileError: The file cannot be written.
+    """
+    import pandas as pd
+
+    if not curves:
+        raise InputError("there must be at least one curve", "found none")
+    parts = []
+    for curve in curves:
+        frame = curve.frame()
+        for place, (name, value) in enumerate(
+            {"layers": " + ".join(curve.layers), "by": curve.by, "order": curve.order, "fill": curve.fill}.items()
+        ):
+            frame.insert(place, name, value)
+        parts.append(frame)
+    _write_frame(pd.concat(parts, ignore_index=True), Path(path), "curves")
 
 
 def write_graph(

@@ -29,10 +29,11 @@ def _group(curves: list[Curve]) -> Iterator[Finding]:
     best = ranked[0]
     where = repr(best.layers[0]) if len(best.layers) == 1 else f"{len(best.layers)} layers together"
     point = 1 / best.samples**0.5  # about two standard errors of an accuracy
+    held = "at their mean" if best.fill == "mean" else "at zero"
     text = (
-        f"In {where}, with removed units at {'their mean' if best.fill == 'mean' else 'zero'}, removing by {_said(best)} keeps "
+        f"In {where}, with removed units {held}, removing by {_said(best)} keeps accuracy longest: {best.area:.1%} on average "
     )
-    text += f"accuracy longest: {best.area:.1%} on average over all shares removed, and {best.removable():,} of {best.units:,} units "
+    text += f"over all shares removed, and {best.removable():,} of {best.units:,} units "
     text += f"can go at one point of {float(best.accuracy[0]):.1%}."
     numbers = {"area": best.area, "removable": best.removable(), "units": best.units}
     if random is not None:

@@ -1,0 +1,355 @@
+"""Cumulative ablation: the same accuracies as a masked forward pass, orders that do what their formulas say, clear errors."""
+
+import itertools
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import cofire
+from activations import layer_of
+from cofire import ablation
+from cofire.errors import ActivationError, InputError, LayerError
+from cofire.orders import greedy_reconstruction, obs_order, sequence
+from cofire.verdicts import curve_findings
+
+
+def blobs(samples=400, features=12, classes=4, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(samples) % classes
+    middles = 1.5 * torch.randn(classes, features, generator=random)
+    return middles[labels] + torch.randn(samples, features, generator=random), labels
+
+
+def batched(x, y, size=64):
+    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+
+
+def fitted(*widths, activation=nn.ReLU, seed=0):
+    """A trained multilayer perceptron without any help from cofire."""
+    torch.manual_seed(seed)
+    parts = []
+    for inputs, outputs in itertools.pairwise(widths[:-1]):
+        parts += [nn.Linear(inputs, outputs), activation()]
+    net = nn.Sequential(*parts, nn.Linear(*widths[-2:]))
+    x, y = blobs(features=widths[0], classes=widths[-1])
+    optimiser = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimiser.step()
+    return net.eval()
+
+
+def masked_by_hand(net, x, y, order, fills, removed):
+    """Correct predictions of a Sequential whose activations are held at their fills, one plain forward pass."""
+    with torch.no_grad():
+        for name, module in net.named_children():
+            x = module(x)
+            for layer, unit in order[:removed]:
+                if layer == name:
+                    x[:, unit] = fills[name][unit]
+        return int((x.argmax(1) == y).sum()), float(F.cross_entropy(x, y))
+
+
+# ---------------------------------------------------------------- the same as a masked forward pass
+
+
+@pytest.mark.parametrize("layers", [["1"], ["3"], ["5"], ["1", "5"], None], ids=str)
+@pytest.mark.parametrize("fill", ["mean", "zero"])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid, nn.GELU])
+def test_every_point_is_that_of_a_masked_forward_pass(activation, fill, layers, monkeypatch):
+    monkeypatch.setattr(ablation, "_EVERY", 7)  # so that removed units leave the matrices several times
+    net, (x, y) = fitted(12, 20, 16, 14, 4, activation=activation), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    curve = cofire.ablate(net, batched(x, y), stats, layers=layers, fill=fill, progress=False)
+    assert curve.removed.tolist() == list(range(curve.units + 1))
+    fills = {n: stats[n].sum.sum(0).div(stats.samples).float() if fill == "mean" else torch.zeros(99) for n in stats}
+    for removed in range(0, curve.units + 1, 3):
+        correct, loss = masked_by_hand(net, x, y, curve.sequences[0], fills, removed)
+        assert abs(round(float(curve.accuracy[removed]) * len(y)) - correct) <= 1  # a tie of the argmax may go either way
+        assert float(curve.loss[removed]) == pytest.approx(loss, abs=1e-4)
+
+
+def test_removing_several_units_at_a_step_is_removing_them_one_by_one():
+    net, (x, y) = fitted(12, 20, 16, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    every = cofire.ablate(net, batched(x, y), stats, progress=False)
+    some = cofire.ablate(net, batched(x, y), stats, steps=[0, 5, 11, 30, 36], progress=False)
+    assert torch.equal(some.accuracy, every.accuracy[some.removed])
+    assert torch.allclose(some.loss, every.loss[some.removed], atol=1e-5)
+    assert torch.allclose(some.class_accuracy, every.class_accuracy[some.removed])
+
+
+class Small(nn.Module):
+    """Convolutions with a residual sum, one ReLU used twice, functional calls, and tokens: nothing that is a chain."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu, self.mix, self.head = nn.ReLU(inplace=True), nn.Linear(8, 10), nn.Linear(10, 4)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.one(x)))
+        x = self.relu(self.two(x) + x)
+        tokens = F.gelu(self.mix(x.flatten(2).transpose(1, 2)))
+        return self.head(tokens.mean(1))
+
+
+@pytest.mark.parametrize("fill", ["mean", "zero"])
+def test_channels_and_tokens_are_held_at_their_fill(fill):
+    torch.manual_seed(0)
+    net, x, y = Small().eval(), torch.randn(40, 3, 6, 6), torch.arange(40) % 4
+    stats = cofire.record(net, batched(x, y, 16), progress=False)
+    assert list(stats) == ["relu", "relu#2", "gelu"]
+    curve = cofire.ablate(net, batched(x, y, 16), stats, fill=fill, steps=[0, 3, 13, 26], progress=False)
+    means = {name: layer.sum.sum(0).div(40).float() if fill == "mean" else torch.zeros(99) for name, layer in stats.items()}
+    for step, removed in enumerate(curve.removed.tolist()):
+        gone = {name: [unit for layer, unit in curve.sequences[0][:removed] if layer == name] for name in stats}
+
+        def held(name, values, axis, gone=gone):
+            view = values.movedim(axis, -1).clone()
+            view[..., gone[name]] = means[name][gone[name]]
+            return view.movedim(-1, axis)
+
+        with torch.no_grad():
+            h = held("relu", F.relu(net.norm(net.one(x))), 1)
+            h = held("relu#2", F.relu(net.two(h) + h), 1)
+            tokens = held("gelu", F.gelu(net.mix(h.flatten(2).transpose(1, 2))), 2)
+            expected = net.head(tokens.mean(1))
+        assert float(curve.accuracy[step]) == float((expected.argmax(1) == y).double().mean())
+        assert float(curve.loss[step]) == pytest.approx(float(F.cross_entropy(expected, y)), abs=1e-5)
+
+
+def test_a_resnet_is_ablated_by_channel_and_left_as_it_was():
+    net = cofire.zoo.model("zoo:resnet18_cifar", classes=10, seed=0).train()
+    x, y = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
+    stats = cofire.record(net, [(x, y)], progress=False)
+    before = pickle.dumps(net)
+    last = list(stats)[-1]
+    curve = cofire.ablate(net, [(x, y)], stats, layers=last, steps=3, progress=False)
+    assert curve.removed.tolist() == [0, 256, 512]
+    assert pickle.dumps(net) == before
+    assert net.training
+    assert float(curve.accuracy[-1]) == pytest.approx(0.1)  # all channels at one value: one class for all
+
+
+def test_all_units_at_their_mean_leave_one_prediction():
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    curve = cofire.ablate(net, batched(x, y), stats, progress=False)
+    assert float(curve.accuracy[-1]) == 0.25
+    assert curve.class_accuracy[-1].tolist().count(1.0) == 1
+
+
+# ---------------------------------------------------------------- orders
+
+
+def test_ascending_is_descending_backwards_and_ties_go_by_index():
+    scores = {"a": torch.tensor([2.0, 1.0, 1.0, 3.0])}
+    assert sequence(scores, {"a": 4}, "ascending") == [("a", 1), ("a", 2), ("a", 0), ("a", 3)]
+    assert sequence(scores, {"a": 4}, "descending") == [("a", 3), ("a", 0), ("a", 1), ("a", 2)]
+
+
+def test_layers_mix_by_equal_shares_or_by_raw_scores():
+    scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([10.0, 20.0, 30.0, 40.0])}
+    shares = sequence(scores, {"a": 2, "b": 4}, "ascending")
+    assert [layer for layer, _ in shares] == ["b", "a", "b", "b", "a", "b"]
+    raw = sequence(scores, {"a": 2, "b": 4}, "ascending", across="raw")
+    assert [layer for layer, _ in raw] == ["a", "a", "b", "b", "b", "b"]
+
+
+def test_random_orders_are_cumulative_and_differ_by_seed():
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    curve = cofire.ablate(net, batched(x, y), stats, order="random", seeds=3, progress=False)
+    assert curve.accuracies.shape == (3, 21)
+    assert len({tuple(order) for order in curve.sequences}) == 3
+    assert all(sorted(order) == sorted(curve.sequences[0]) for order in curve.sequences)
+    low, high = curve.band
+    assert bool(((low <= curve.accuracy + 1e-12) & (curve.accuracy <= high + 1e-12)).all())
+
+
+def test_reconstruction_removes_what_disturbs_the_next_layer_least():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 7, generator=random, dtype=torch.float64) @ torch.randn(7, 7, generator=random, dtype=torch.float64)
+    weights = torch.randn(5, 7, generator=random, dtype=torch.float64)
+    centred = x - x.mean(0)
+    order, gone = greedy_reconstruction(weights, centred.T @ centred / 200).tolist(), []
+    for unit in order:
+        left = [u for u in range(7) if u not in gone]
+        costs = {u: float((centred[:, [*gone, u]] @ weights[:, [*gone, u]].T).square().sum()) for u in left}
+        assert unit == min(costs, key=costs.get)
+        gone.append(unit)
+
+
+def test_obs_removes_what_costs_least_once_the_rest_is_fitted_again():
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(300, 6, generator=random, dtype=torch.float64) @ torch.randn(6, 6, generator=random, dtype=torch.float64)
+    weights = torch.randn(4, 6, generator=random, dtype=torch.float64)
+    centred = x - x.mean(0)
+    spread, target = centred.T @ centred / 300, centred @ weights.T
+    order, gone = obs_order(weights, spread, ridge=1e-12).tolist(), []
+    for unit in order[:-1]:
+        left = [u for u in range(6) if u not in gone]
+        costs = {}
+        for u in left:
+            rest = centred[:, [v for v in left if v != u]]
+            costs[u] = float((rest @ torch.linalg.lstsq(rest, target).solution - target).square().sum())
+        assert unit == min(costs, key=costs.get)
+        gone.append(unit)
+
+
+@pytest.mark.parametrize("by", ["reconstruction", "obs", "weight_std", "firing_rate", "mean", "std", "class_selectivity"])
+def test_every_order_runs_on_a_chain_and_on_convolutions(by):
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    assert cofire.ablate(net, batched(x, y), stats, by=by, progress=False).by == by
+    torch.manual_seed(0)
+    net, x, y = Small().eval(), torch.randn(24, 3, 6, 6), torch.arange(24) % 4
+    stats = cofire.record(net, [(x, y)], progress=False)
+    assert cofire.ablate(net, [(x, y)], stats, by=by, steps=2, progress=False).accuracy.isfinite().all()
+
+
+def test_good_orders_beat_random_ones():
+    net, (x, y) = fitted(12, 60, 4), blobs(2000, seed=0)
+    stats = cofire.record(net, batched(*blobs()), progress=False, covariance=True)
+    area = {by: cofire.ablate(net, batched(x, y), stats, by=by, progress=False).area for by in ("reconstruction", "weight_std")}
+    random = cofire.ablate(net, batched(x, y), stats, order="random", seeds=5, progress=False)
+    assert min(area.values()) > float(random.accuracies.mean(1).max())
+
+
+def test_covariance_that_was_not_recorded_is_taken_from_the_inputs_and_said():
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    recorded = cofire.record(net, batched(x, y), progress=False, covariance=True)
+    without = cofire.record(net, batched(x, y), progress=False, covariance=False)
+    one = cofire.ablate(net, batched(x, y), recorded, by="obs", progress=False)
+    other = cofire.ablate(net, batched(x, y), without, by="obs", progress=False)
+    assert one.notes == ()
+    assert "was not recorded" in other.notes[0]
+    assert one.sequences == other.sequences
+
+
+def test_covariance_is_that_of_numpy_and_adds():
+    acts = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 3
+    whole = layer_of(acts, labels)
+    expected = torch.from_numpy(__import__("numpy").cov(acts.T.double().numpy(), bias=True))
+    assert torch.allclose(cofire.covariance(whole), expected, atol=1e-12)
+    parts = layer_of(acts[:20], labels[:20], 3, cofiring="none") + layer_of(acts[20:], labels[20:], 3, cofiring="none")
+    assert torch.allclose(cofire.covariance(parts), expected, atol=1e-12)
+    with pytest.raises(InputError, match="must hold the covariance of its 6 units"):
+        cofire.covariance(layer_of(acts, labels, covariance=5))
+
+
+# ---------------------------------------------------------------- what a curve says
+
+
+def curve_of(accuracy, removed=None, **changes):
+    accuracy = torch.tensor([accuracy], dtype=torch.float64) if not isinstance(accuracy[0], list) else torch.tensor(accuracy)
+    count = accuracy.shape[1]
+    removed = list(range(count)) if removed is None else removed
+    fields = {
+        "removed": torch.tensor(removed), "accuracies": accuracy.double(), "losses": torch.zeros_like(accuracy),
+        "class_accuracies": accuracy[..., None], "by": "mutual_information", "order": "ascending", "fill": "mean",
+        "layers": ("fc1",), "units": removed[-1], "sequences": ((),), "samples": 10_000,
+    } | changes  # fmt: skip
+    return cofire.Curve(**fields)
+
+
+def test_area_and_removable_in_closed_form():
+    curve = curve_of([0.9, 0.9, 0.895, 0.5, 0.1])
+    assert curve.area == pytest.approx((0.45 + 0.9 + 0.895 + 0.5 + 0.05) / 4)
+    assert (curve.removable(), curve.removable(0.0), curve.removable(1.0)) == (2, 1, 4)
+    assert list(curve.frame().columns) == ["removed", "share", "accuracy", "accuracy_least", "accuracy_most", "loss"]
+
+
+def test_an_order_no_better_than_random_is_said():
+    good, random = curve_of([0.9, 0.9, 0.8]), curve_of([[0.9, 0.7, 0.6], [0.9, 0.71, 0.6]], by="random", order="random")
+    (said,) = curve_findings([good, random])
+    assert "low values first keeps accuracy longest: 87.5%" in said.text
+    assert "no order is better" not in said.text
+    (said,) = curve_findings([curve_of([0.9, 0.7, 0.6]), random])
+    assert "no order is better than chance here" in said.text
+    (said,) = curve_findings([good, curve_of([0.9, 0.3, 0.2], order="descending"), random])
+    assert said.text.endswith("Worse than random: mutual information, high values first.")
+
+
+# ---------------------------------------------------------------- stopping, resuming, wrong input
+
+
+def test_a_run_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatch):
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    monkeypatch.setattr(ablation, "_ROWS", 100)
+    whole = cofire.ablate(net, batched(x, y, 50), stats, progress=False)
+    seen = 0
+
+    class Stopping(list):
+        def __iter__(self):
+            nonlocal seen
+            for at, batch in enumerate(super().__iter__()):
+                if at == 5 and not seen:
+                    seen = 1
+                    raise KeyboardInterrupt
+                yield batch
+
+    file, batches = tmp_path / "state", Stopping(batched(x, y, 50))
+    with pytest.raises(KeyboardInterrupt):
+        cofire.ablate(net, batches, stats, progress=False, resume=file)
+    assert file.exists()
+    with pytest.raises(InputError, match="is of another run"):
+        cofire.ablate(net, batches, stats, fill="zero", progress=False, resume=file)
+    again = cofire.ablate(net, batches, stats, progress=False, resume=file)
+    assert torch.equal(again.accuracies, whole.accuracies)
+    assert torch.equal(again.losses, whole.losses)
+    assert not file.exists()
+
+
+WRONG = [
+    ({"by": "beauty"}, InputError, "by must be one of activation_entropy, .* or scores by layer; found 'beauty'"),
+    ({"by": "firing_probability"}, InputError, "by must be one of"),
+    ({"order": "upwards"}, InputError, "order must be"),
+    ({"fill": "noise"}, InputError, "fill must be"),
+    ({"across": "all"}, InputError, "across must be"),
+    ({"layers": "fc9"}, LayerError, "no layer named 'fc9'"),
+    ({"layers": []}, LayerError, "at least one layer"),
+    ({"steps": [0, 21]}, InputError, "steps must lie between 0 and the 20 units"),
+    ({"steps": 0}, InputError, "steps must be at least 1"),
+    ({"seeds": 0}, InputError, "seeds must be"),
+    ({"by": {"1": torch.ones(19)}}, InputError, r"scores of layer '1' must be \[20 units\]"),
+    ({"by": {"1": torch.full((20,), math.nan)}}, InputError, "must be numbers; found NaN"),
+    ({"by": {"other": torch.ones(20)}}, InputError, "scores must be given for layer '1'"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "words"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_input(options, kind, words):
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(x, y), progress=False)
+    with pytest.raises(kind, match=words):
+        cofire.ablate(net, batched(x, y), stats, **options, progress=False)
+
+
+def test_statistics_of_another_model_are_refused():
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(x, y), progress=False)
+    with torch.no_grad():
+        net[0].weight.add_(0.1)
+    with pytest.raises(InputError, match="statistics must be of this model"):
+        cofire.ablate(net, batched(x, y), stats, progress=False)
+    with pytest.raises(InputError, match="at least one sample"):
+        cofire.ablate(fitted(12, 20, 4), [], cofire.record(fitted(12, 20, 4), batched(x, y), progress=False), progress=False)
+
+
+def test_activations_of_nan_and_iterators_are_refused():
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(x, y), progress=False)
+    with pytest.raises(InputError, match="readable more than once"):
+        cofire.ablate(net, iter(batched(x, y)), stats, progress=False)
+    x[3] = math.nan
+    with pytest.raises(ActivationError):
+        cofire.record(net, batched(x, y), progress=False)
