@@ -32,7 +32,9 @@ from cofire.stats import FiringStats
 
 torch.set_num_threads(1)  # threads that compete with other processes for a core are slower by far
 
-SECTIONS = ("overview", "measures", "firing", "softmax", "graph", "units", "maps", "table", "carry", "reproduction")
+SECTIONS = (
+    "overview", "measures", "firing", "softmax", "graph", "units", "maps", "table", "ablation", "carry", "reproduction",
+)  # fmt: skip
 HOSTILE = [
     "<script>alert(1)</script>",
     "a class name that goes on and on",
@@ -453,6 +455,8 @@ def test_every_section_shows_something(opened, kind):
             assert found["why"][0].startswith("No layer here is convolutional")
         elif name == "carry" and kind not in ("digits", "a hundred classes"):
             assert found["why"][0].startswith("There is nothing to compare with")
+        elif name == "ablation":
+            assert found["why"][0].startswith("There is no ablation here")
         elif name == "graph" and kind == "sketch":
             assert "co-firing counts were not recorded" in found["why"][0]
         else:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cofire import data, errors, zoo
     from cofire.ablation import ablate
     from cofire.curves import Curve
+    from cofire.depths import depth
     from cofire.errors import CofireError, CofireWarning
     from cofire.export import write_graph, write_units
     from cofire.firing import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cofire.measures import MEASURES, summary, table
     from cofire.modularities import modularity, modularity_bisection, modularity_chen, modularity_shen
     from cofire.partitions import Communities, communities
+    from cofire.pruning import cost, load_pruned, prune
     from cofire.recording import layers, record
     from cofire.stats import FiringStats, load
     from cofire.training import fit
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 _ROOMS = {
     "ablation": ("ablate",),
     "curves": ("Curve",),
+    "depths": ("depth",),
+    "pruning": ("cost", "load_pruned", "prune"),
     "cofire": ("data", "errors", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
     "export": ("write_graph", "write_units"),
@@ -80,9 +84,11 @@ __all__ = [
     "class_selectivity",
     "coactivation",
     "communities",
+    "cost",
     "covariance",
     "data",
     "dead_units",
+    "depth",
     "errors",
     "firing_entropy",
     "firing_probability",
@@ -91,12 +97,14 @@ __all__ = [
     "layers",
     "live_units",
     "load",
+    "load_pruned",
     "modularity",
     "modularity_bisection",
     "modularity_chen",
     "modularity_shen",
     "mutual_information",
     "mutual_information_excess",
+    "prune",
     "record",
     "representative_units",
     "shared_units",

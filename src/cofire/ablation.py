@@ -348,9 +348,9 @@ def _add_counts(totals: dict[str, Tensor], labels: Tensor) -> None:
 def _add(totals: dict[str, Tensor], run: int, step: int, logits: Tensor | None, labels: Tensor) -> None:
     if logits is None:
         raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
-    right = logits.argmax(1) == labels
-    totals["correct"][run, step] += torch.bincount(labels[right], minlength=totals["correct"].shape[2]).cpu()
-    totals["losses"][run, step] += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+    right = (logits.argmax(1) == labels).long()
+    totals["correct"][run, step].index_add_(0, labels.cpu(), right.cpu())
+    totals["losses"][run, step] += F.cross_entropy(logits.float(), labels, reduction="sum").cpu()
 
 
 def _device(model: nn.Module) -> torch.device:

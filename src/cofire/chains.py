@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cofire.batches import Batch, logits_of
 from cofire.taps import Taps
 
-__all__ = ["Chain", "Link", "Walk", "chain_from"]
+__all__ = ["Chain", "Link", "Walk", "chain_from", "function_of"]
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu, "elu": F.elu,
@@ -96,10 +96,15 @@ def chain_from(taps: Taps, batch: Batch, entry: str) -> Chain | None:
         value = activations[link.layer]  # type: ignore[index]
 
 
+def function_of(taps: Taps, name: str) -> Callable[[Tensor], Tensor] | None:
+    """The function that a layer's name says it is, without parameters; None where there is none."""
+    info = taps.known.get(name)
+    return _FUNCTIONS.get(info.kind) if info is not None else None
+
+
 def _activated(taps: Taps, activations: dict[str, Tensor], module: nn.Linear, output: Tensor) -> Link | None:
     for name, value in activations.items():
-        info = taps.known.get(name)
-        function = _FUNCTIONS.get(info.kind) if info is not None else None
+        function = function_of(taps, name)
         if function is not None and value.shape == output.shape and function(output).equal(value):
             return Link(module, name, function)
     return None
@@ -152,7 +157,7 @@ class Walk:
         values, fill, column = self.values[at][:, spot], self.fill[at][unit], self.weights[at][:, spot]
         shift = fill - values
         rows = shift.nonzero()[:, 0] if float(fill) == 0 else None  # where it was silent, nothing changes
-        if rows is not None and 2 * len(rows) < len(shift):
+        if rows is not None and 4 * len(rows) < 3 * len(shift):
             self.inputs[at].index_add_(0, rows, torch.outer(shift[rows], column))
             self._rows = None if waiting else rows
         else:

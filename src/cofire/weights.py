@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cofire.errors import FileError, WeightsError
 from cofire.files import atomic
 
-__all__ = ["bare", "digest", "load_weights", "save_weights"]
+__all__ = ["bare", "digest", "load_weights", "save_weights", "shapes"]
 
 _FORMAT = 1
 _KEY = "cofire"
@@ -80,6 +80,23 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, ignore: tupl
     _check(model, path, wanted, state)
     model.load_state_dict(state, strict=False)
     return json.loads(header[_KEY]).get("metadata", {}) if _KEY in header else {}
+
+
+def shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, by name.
+
+    Raises:
+        WeightsError: A pickle, or a file that is no safetensors file.
+    """
+    path = Path(path)
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            "weights come in a safetensors file", f"{path} is damaged or none: {error}", "Save or copy it again."
+        ) from error
 
 
 def digest(model: nn.Module) -> str:

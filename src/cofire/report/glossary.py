@@ -45,6 +45,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "units joined more than their strengths alone would join them. Places (x, y) are those of the drawing; unique and "
         "shared count the units that two classes have in common, without and with those that represent a third.",
     ),
+    "ablation": (
+        "share, or nats",
+        "Accuracy and loss (mean cross entropy) while units are removed, each held at its mean or at zero from then on, in the "
+        "order of a measure, low or high values first, or at random. Area is the mean accuracy over all shares removed; "
+        "removable counts the units that go before accuracy first falls by more than one point.",
+    ),
     "test": ("as the measure", "The per-unit values on the test data."),
 }
 """Unit and words of every column that is not itself a measure, by the part of its name before the slash or after it."""
@@ -53,6 +59,19 @@ _NAMES = {
     "mean": "Mean activation", "std": "Standard deviation", "means": "Mean activation for a class",
     "shares": "Share of the softmax", "maps": "Mean map", "graph": "Co-firing graph",
 }  # fmt: skip
+_ORDERS = {
+    "weight_std": ("Weight × deviation", "Norm of a unit's outgoing weights times its standard deviation."),
+    "reconstruction": (
+        "Reconstruction",
+        "What removing the unit adds to the squared error of the next layer's input, given the units that went before it.",
+    ),
+    "obs": (
+        "Brain surgeon (obs)",
+        "Optimal brain surgeon: what removing the unit costs the next layer's input once the weights of the others are fitted again.",
+    ),
+    "scores": ("Given scores", "Scores of units that were given to the ablation."),
+    "random": ("Random", "An order by lot."),
+}
 _LAYER = {
     "layer": ("", "Name of the layer, in the order of the forward pass."),
     "kind": ("", "The non-linearity whose output is recorded."),
@@ -69,7 +88,7 @@ _LAYER = {
 
 
 def glossary() -> dict[str, Any]:
-    """Words for measures, for columns of units and for columns of the table of layers."""
+    """Words for measures, for columns of units, for orders of removal and for columns of the table of layers."""
     measures = [
         {
             "name": row.name, "label": _label(row.name), "symbol": row.symbol, "unit": row.unit, "axes": row.axes,
@@ -83,6 +102,7 @@ def glossary() -> dict[str, Any]:
             name: {"unit": unit, "words": words, "label": _NAMES.get(name, _label(name))}
             for name, (unit, words) in COLUMNS.items()
         },
+        "orders": {name: {"label": label, "words": words} for name, (label, words) in _ORDERS.items()},
         "layers": {name: {"unit": unit, "words": words, "label": _label(name)} for name, (unit, words) in _LAYER.items()},
     }
 

@@ -83,13 +83,13 @@ export function fitted(text, width, size = 12) {
   return "…";
 }
 
-/** Shows lines of text beside a point of the window; the first line is the heading. */
+/** Shows lines of text beside a point of the window; the first line is the heading. A pair may come with a sign. */
 export function showTip(x, y, lines) {
   const tip = document.getElementById("tip");
   tip.replaceChildren(
     ...lines.filter(Boolean).map((line, i) => {
       if (Array.isArray(line))
-        return h("div", { class: "pair" }, h("span", null, line[0]), h("b", { "data-value": line[1] }, line[1]));
+        return h("div", { class: "pair" }, h("span", null, line[2], line[0]), h("b", { "data-value": line[1] }, line[1]));
       return h("div", { class: i ? "" : "head" }, line);
     }),
   );

@@ -11,10 +11,11 @@ import * as graph from "./sections/graph.js";
 import * as units from "./sections/units.js";
 import * as maps from "./sections/maps.js";
 import * as table from "./sections/table.js";
+import * as ablation from "./sections/ablation.js";
 import * as carry from "./sections/carry.js";
 import * as reproduction from "./sections/reproduction.js";
 
-const SECTIONS = { overview, measures, firing, softmax, graph, units, maps, table, carry, reproduction };
+const SECTIONS = { overview, measures, firing, softmax, graph, units, maps, table, ablation, carry, reproduction };
 
 function heading(meta) {
   const { model, data } = meta.reproduction;

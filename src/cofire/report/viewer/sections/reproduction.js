@@ -49,7 +49,7 @@ function meanings(data) {
       h("dt", null, name, " ", h("small", null, unit)),
       h("dd", null, words, rest ? h("small", null, ` ${rest}`) : null),
     );
-  const names = ["firing_rate", "mean", "std", "preferred_class", "dead", "always_on", "means", "shares", "maps", "graph"];
+  const names = ["firing_rate", "mean", "std", "preferred_class", "dead", "always_on", "means", "shares", "maps", "graph", "ablation"];
   const plain = names.map((name) => columns[name]);
   return h(
     "dl",
