@@ -55,6 +55,7 @@ ROOMS = (
         "curves",
         "ablation",
         "pruning",
+        "removals",
         "depths",
         "trajectories",
         "boosting",

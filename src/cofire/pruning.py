@@ -21,7 +21,7 @@ from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.weights import digest, load_weights, shapes
 
-__all__ = ["Cost", "compensated", "cost", "load_pruned", "prune"]
+__all__ = ["Cost", "accuracy_of", "compensated", "cost", "load_pruned", "prune"]
 
 _RIDGE = 1e-3
 _SHARES = tuple(place / 20 for place in range(19, 0, -1))
@@ -118,10 +118,10 @@ def prune(
 
     if max_drop is None:
         return smaller({name: _count(keep, name, stats[name].units) for name in asked})
-    base, best = _accuracy(model, batches, stats.classes), model  # type: ignore[arg-type]
+    base, best = accuracy_of(model, batches, stats.classes), model  # type: ignore[arg-type]
     for share in _SHARES:
         made = smaller({name: max(1, round(share * stats[name].units)) for name in asked})
-        if _accuracy(made, batches, stats.classes) < base - max_drop:  # type: ignore[arg-type]
+        if accuracy_of(made, batches, stats.classes) < base - max_drop:  # type: ignore[arg-type]
             break
         best = made
     return best if best is not model else copy.deepcopy(model)
@@ -305,7 +305,8 @@ def _replace(model: nn.Module, name: str, weight: Tensor, bias: Tensor | None) -
     model.set_submodule(name, made)
 
 
-def _accuracy(model: nn.Module, batches: Iterable, classes: int) -> float:
+def accuracy_of(model: nn.Module, batches: Iterable, classes: int) -> float:
+    """Share of samples that a model classifies correctly, in eval mode."""
     right = total = 0
     training = {module: module.training for module in model.modules()}
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -67,7 +67,8 @@ _ORDERS = {
     ),
     "obs": (
         "Brain surgeon (obs)",
-        "Optimal brain surgeon: what removing the unit costs the next layer's input once the weights of the others are fitted again.",
+        "Optimal brain surgeon: what removing the unit costs the next layer's input once the weights of the others are "
+        "fitted again.",
     ),
     "scores": ("Given scores", "Scores of units that were given to the ablation."),
     "random": ("Random", "An order by lot."),

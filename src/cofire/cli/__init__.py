@@ -1,0 +1,31 @@
+"""The command line: one command per job, each with an example in its help."""
+
+import os
+import sys
+
+import typer
+
+from cofire.cli import building, looking, removing  # noqa: F401 (each adds its commands)
+from cofire.cli.options import app
+
+__all__ = ["app", "run"]
+
+
+def run() -> None:
+    """The ``cofire`` command: errors of this package are one sentence and exit code 2, Ctrl-C is 130."""
+    from cofire.errors import CofireError
+
+    try:
+        app()
+    except CofireError as error:
+        typer.echo(f"cofire: {error}", err=True)
+        sys.exit(2)
+    except Exception as error:
+        notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("cofire: ")]
+        if not notes or os.environ.get("COFIRE_TRACEBACK"):
+            raise
+        typer.echo(f"{notes[0]}: {error}. Set COFIRE_TRACEBACK=1 to see where.", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("cofire: stopped", err=True)
+        sys.exit(130)

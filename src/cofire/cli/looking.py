@@ -1,0 +1,95 @@
+"""Commands that look at statistics: measure, graph, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cofire.cli.options import Page, Seed, Statistics, Table, app, command, say_all
+
+__all__ = ["graph", "measure", "report"]
+
+
+@app.command(epilog="Example: cofire measure train.safetensors --csv units.csv")
+def measure(
+    stats: Statistics, csv: Table = None,
+    units: Annotated[bool, typer.Option("--units", help="Print units instead of layers.")] = False,
+    by: Annotated[str, typer.Option(help="Sort units by this column, largest first.")] = "mutual_information",
+    top: Annotated[int, typer.Option(help="Units to print.")] = 20,
+) -> None:  # fmt: skip
+    """Print every measure by layer, or by unit, and write the table of units."""
+    from cofire.errors import InputError
+    from cofire.export import write_units
+    from cofire.findings import findings
+    from cofire.measures import summary, table
+    from cofire.stats import load
+
+    loaded = load(stats)
+    if csv is not None:
+        write_units(loaded, csv)
+    if units:
+        frame = table(loaded)
+        if by not in frame.columns:
+            raise InputError(f"no column {by!r} to sort by", f"there are {', '.join(frame.columns)}")
+        typer.echo(frame.sort_values(by, ascending=False).head(top).to_string(index=False))
+    else:
+        typer.echo(summary(loaded).set_index("layer").T.to_string())
+        typer.echo("")
+        say_all(findings(loaded))
+    if csv is not None:
+        typer.echo(f"\ntable of units written to {csv}")
+
+
+@app.command(epilog="Example: cofire graph train.safetensors --layer relu2 -o relu2.gexf")
+def graph(
+    stats: Statistics,
+    layer: Annotated[str | None, typer.Option(help="Name of a layer; by default the last.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Graph to write: .gexf or .graphml, for Gephi.")] = None,
+    top: Annotated[int | None, typer.Option(help="Units per class; by default at most a quarter of the layer.")] = None,
+    restrict: Annotated[str, typer.Option(help="class: pairs within a class's units; union: all pairs.")] = "class",
+    method: Annotated[str, typer.Option(help="louvain, leiden, bisection or classes.")] = "louvain",
+    resolution: Annotated[float, typer.Option(help="Larger gives more communities; Gephi's is the inverse.")] = 1.0,
+    edges: Annotated[int | None, typer.Option(help="Write only so many edges, the strongest.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Print the communities, modularities and entangled classes of a layer, and write its co-firing graph."""
+    from cofire.export import write_graph
+    from cofire.graphs import coactivation, sensible_top
+    from cofire.partitions import communities
+    from cofire.stats import load
+    from cofire.structure import in_words, structure
+
+    loaded = load(stats)
+    chosen = loaded[layer if layer is not None else list(loaded)[-1]]
+    made = coactivation(chosen, sensible_top(chosen) if top is None else top, restrict)
+    groups = communities(made, method, resolution, seed, seeds=5 if method != "classes" else 1)
+    for line in in_words(structure(made, seed), groups, loaded.class_names):
+        typer.echo(line)
+    if out is not None:
+        write_graph(made, out, layer=chosen, class_names=loaded.class_names, groups=groups, edges=edges)
+        typer.echo(f"\ngraph written to {out}")
+
+
+@app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")
+def report(
+    stats: Statistics, out: Page = Path("report.html"),
+    test: Annotated[Path | None, typer.Option(help="Statistics of the same model on test data.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+) -> None:  # fmt: skip
+    """Write a report that a browser opens, with no network."""
+    from cofire import report as room
+    from cofire.stats import load
+
+    loaded = load(stats)
+    made_by = loaded.header.get("command") or command()
+    written = room.write(
+        loaded,
+        out,
+        test=None if test is None else load(test),
+        title=title,
+        command=made_by,
+        seed=loaded.header.get("seed"),
+    )
+    typer.echo(
+        f"written to {written}, {written.stat().st_size / 1e6:.1f} MB; its numbers are in {written.with_suffix('.json')}"
+    )
