@@ -63,51 +63,49 @@ def chain_from(taps: Taps, batch: Batch, entry: str) -> Chain | None:
         batch: Some samples.
         entry: Name of the activation.
     """
-    seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
+    calls: list[tuple[nn.Linear | str, Tensor, Tensor]] = []  # in the order of the forward pass: maps, and activations by name
 
     def note(module, inputs, output):
-        seen.append((module, inputs[0].detach().clone(), output.detach().clone()))
+        calls.append((module, inputs[0].detach().clone(), output.detach().clone()))
 
-    activations: dict[str, Tensor] = {}
-    linears = {module for module in taps.model.modules() if type(module) is nn.Linear}
-    handles = [module.register_forward_hook(note) for module in linears]
-    before, taps.edit = taps.edit, lambda info, output: activations.update({info.name: output.detach().clone()})
+    def look(info, output):
+        value = output.detach().clone()
+        calls.append((info.name, value, value))
+
+    handles = [module.register_forward_hook(note) for module in taps.model.modules() if type(module) is nn.Linear]
+    before, taps.edit = taps.edit, look
     try:
         logits = logits_of(taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask))
     finally:
         taps.edit = before
         for handle in handles:
             handle.remove()
-    if logits is None or entry not in activations or activations[entry].ndim != 2:
+    start = next((at for at, call in enumerate(calls) if call[0] == entry), None)
+    if logits is None or start is None or calls[start][1].ndim != 2:
         return None
     links: list[Link] = []
-    value = activations[entry]
-    while True:
-        found = [(module, output) for module, inputs, output in seen if inputs.shape == value.shape and inputs.equal(value)]
-        if len(found) != 1 or sum(other is found[0][0] for other, *_ in seen) != 1:
+    value, rest = calls[start][2], calls[start + 1 :]
+    while rest:
+        (module, inputs, output), *rest = rest
+        if isinstance(module, str) or inputs.shape != value.shape or not inputs.equal(value):
             return None
-        module, output = found[0]
-        if output.shape == logits.shape and output.equal(logits):
-            return Chain(entry, (*links, Link(module, None, None)))
-        link = _activated(taps, activations, module, output)
-        if link is None or len(links) > len(seen):
+        if any(other is module for other, *_ in rest):
+            return None  # it is used twice: removing a unit would change both
+        if not rest:
+            same = output.shape == logits.shape and output.equal(logits)
+            return Chain(entry, (*links, Link(module, None, None))) if same else None
+        (name, value, _), *rest = rest
+        function = function_of(taps, name) if isinstance(name, str) else None
+        if function is None or value.shape != output.shape or not function(output).equal(value):
             return None
-        links.append(link)
-        value = activations[link.layer]  # type: ignore[index]
+        links.append(Link(module, str(name), function))
+    return None
 
 
 def function_of(taps: Taps, name: str) -> Callable[[Tensor], Tensor] | None:
     """The function that a layer's name says it is, without parameters; None where there is none."""
     info = taps.known.get(name)
     return _FUNCTIONS.get(info.kind) if info is not None else None
-
-
-def _activated(taps: Taps, activations: dict[str, Tensor], module: nn.Linear, output: Tensor) -> Link | None:
-    for name, value in activations.items():
-        function = function_of(taps, name)
-        if function is not None and value.shape == output.shape and function(output).equal(value):
-            return Link(module, name, function)
-    return None
 
 
 class Walk:

@@ -139,13 +139,18 @@ def compensated(
         mean: Mean of the units.
         spread: Their covariance.
         kept: Units that stay.
-        ridge: Added to the diagonal of the covariance, as a share of its mean variance.
+        ridge: Added to the diagonal of the covariance of the kept units, as a share of the mean variance.
     """
     weights, mean, spread = weights.double(), mean.double(), spread.double()
     inner = spread[kept][:, kept]
     scale = float(spread.diagonal().mean())
     inner = inner + torch.eye(len(kept), dtype=torch.float64) * (ridge * scale if scale > 0 else 1.0)
-    fitted = torch.linalg.solve(inner, spread[kept] @ weights.T).T
+    gone = torch.ones(len(mean), dtype=torch.bool)
+    gone[kept] = False
+    # What the kept units can say of the removed ones is added to their weights. So the ridge shrinks only that, and with all
+    # units kept nothing changes.
+    share = torch.linalg.solve(inner, spread[kept][:, gone] @ weights[:, gone].T).T
+    fitted = weights[:, kept] + share
     return fitted, bias.double() + weights @ mean - fitted @ mean[kept]
 
 
