@@ -562,11 +562,11 @@ def test_the_top_to_take_instead_is_not_warned_of(units, top):
         coactivation(layer)
     for warning in caught:
         advised = int(str(warning.message).split("Take top=")[1].split()[0])
-        coactivation(layer, top=advised)
+        assert coactivation(layer, top=advised).representative.shape[1] == advised
 
 
 def test_one_class_has_nothing_to_overlap_with():
-    coactivation(layer_of(torch.rand(8, 4), top=4))
+    assert len(coactivation(layer_of(torch.rand(8, 4), top=4))) == 4  # and no warning, which would be an error here
 
 
 @pytest.mark.parametrize("top", [0, -1, 6, 2.0, "3", True, [2]], ids=str)

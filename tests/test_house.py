@@ -45,7 +45,7 @@ ROOMS = (
         "checkpointing",
         "training",
     ),
-    ("distributions", "firing", "information", "graphs", "bisection", "modularities", "partitions"),
+    ("distributions", "firing", "information", "graphs", "bisection", "modularities", "leiden", "partitions"),
     ("measures",),
     (
         "orders",

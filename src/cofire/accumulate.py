@@ -279,25 +279,28 @@ class LayerAccumulator:
             everything = self.moments.lowest.amin(0), self.moments.highest.amax(0)
             basis["joint_edges"] = torch.stack(everything).double()
         if self.choices.cofiring in ("class", "union"):
-            means, live = self._means()
+            means, lifted, live = self._means()
             representative = representatives(means, live, self.choices.top)
             units = paired(representative, self.choices.cofiring)
             basis["representative"] = representative.to(torch.int32)
-            own = means.gather(1, units.clamp(min=0))
+            own = lifted.gather(1, units.clamp(min=0))
             basis["cofire_means"] = torch.where((units >= 0) & own.isfinite(), own, torch.inf)  # nothing is above inf
         return basis
 
     def totals(self) -> tuple[Tensor, ...]:
-        """Samples [classes], sums and firing counts [classes, units]: what several processes add up between the phases."""
+        """Samples [classes], sums, firing counts and squares [classes, units]: what processes add up between the phases."""
         state = self.moments.state()
-        return self.class_counts, state["sum"], state["fire"]
+        return self.class_counts, state["sum"], state["fire"], state["square_sum"]
 
-    def _means(self) -> tuple[Tensor, Tensor]:
-        """Class means within the range of the values, so that none of equal values is above its mean; and the live units."""
-        counts, sums, fire = self.shared or self.totals()
-        means = sums / counts[:, None]
-        low, high = self.moments.lowest.double(), self.moments.highest.double()
-        return torch.where(means.isnan(), means, means.clamp(low, high)), fire.sum(0) > 0
+    def _means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Class means, the same lifted, and the live units.
+
+        Means are lifted by what the rounding of their sum may amount to: a value that is its class's mean is not above it,
+        in whatever order the samples came.
+        """
+        counts, sums, fire, squares = self.shared or self.totals()
+        means, size = sums / counts[:, None], (squares / counts[:, None]).sqrt()
+        return means, means + size * counts[:, None] * 2.0**-53, fire.sum(0) > 0
 
     def _count(self, values: Tensor, labels: Tensor) -> None:
         for name, counts in self._histograms.items():

@@ -76,7 +76,8 @@ class LayerStats:
             [classes, width, width]; the paired units are the representative ones, or with cofiring "union" those of all
             classes in rising order.
         representative: Units with the largest class means, int32 [classes, top], filled up with -1.
-        cofire_means: Class means of the paired units, float64 [classes, width]; inf where there is none.
+        cofire_means: Class means of the paired units, lifted by the rounding of their sums, float64
+            [classes, width]; inf where there is none.
         sketch: Non-zero activations on the power-of-two grid, int32 [1024, units].
         sketch_exponent: The grid's range is 2 to this power, int32 [units].
         sketch_signed: The grid extends below zero, bool [units].
@@ -138,6 +139,11 @@ class LayerStats:
     def tensors(self) -> dict[str, Tensor]:
         """The fields that were recorded, by name."""
         return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+
+    @property
+    def counted_pairs(self) -> str:
+        """Which pairs of units are counted: "class", "union" or "none"."""
+        return self.choices.cofiring if self.cofire is not None else "none"
 
     def basis_for(self, other: LayerAccumulator) -> dict[str, Tensor]:
         """Histogram edges and class means for a recording whose statistics are to add to these exactly.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -150,7 +151,7 @@ def _matrix(graph: Graph) -> Tensor:
     """The adjacency, checked and in float64."""
     if isinstance(graph, Coactivation):
         return graph.adjacency
-    adjacency = torch.as_tensor(graph)
+    adjacency = _numbers(graph, "a graph must be a co-firing graph or a square matrix [vertices, vertices]")
     if adjacency.ndim != 2 or adjacency.shape[0] != adjacency.shape[1]:
         raise InputError("a graph must be a square matrix [vertices, vertices]", f"found shape {tuple(adjacency.shape)}")
     adjacency = adjacency.double()
@@ -195,17 +196,29 @@ def _check(adjacency: Tensor) -> None:
         raise InputError("a graph must be symmetric", "found a matrix that differs from its transpose")
 
 
+def _numbers(value, wanted: str) -> Tensor:
+    if hasattr(value, "adjacency") and not isinstance(value, Coactivation):  # a networkx graph passes for an array of its nodes
+        raise InputError(wanted, f"found {type(value).__name__}")
+    try:
+        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(wanted, f"found {type(value).__name__}") from error
+    return tensor
+
+
 def _labels(partition, vertices: int, device) -> Tensor:
-    labels = torch.as_tensor(partition, device=device)
+    wanted = f"a partition must name the community of each of {vertices:,} vertices"
+    labels = _numbers(partition, wanted).to(device)
     if labels.shape != (vertices,):
-        raise InputError(
-            f"a partition must name the community of each of {vertices:,} vertices", f"found {tuple(labels.shape)}"
-        )
+        raise InputError(wanted, f"found {tuple(labels.shape)}")
+    if bool(labels.isnan().any()):
+        raise InputError(wanted, "found NaN")
     return labels.unique(return_inverse=True)[1]
 
 
 def _members(graph: Graph, cover, adjacency: Tensor) -> Tensor:
-    members = torch.as_tensor(_graph(graph, "cover").cover if cover is None else cover, device=adjacency.device)
+    wanted = f"a cover must be [communities, {len(adjacency):,} vertices]"
+    members = _numbers(_graph(graph, "cover").cover if cover is None else cover, wanted).to(adjacency.device)
     if members.ndim != 2 or members.shape[1] != len(adjacency):
-        raise InputError(f"a cover must be [communities, {len(adjacency):,} vertices]", f"found {tuple(members.shape)}")
+        raise InputError(wanted, f"found {tuple(members.shape)}")
     return (members != 0).double()

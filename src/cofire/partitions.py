@@ -13,6 +13,7 @@ from torch import Tensor
 from cofire.bisection import bisect
 from cofire.errors import InputError
 from cofire.graphs import Coactivation
+from cofire.leiden import leiden
 from cofire.modularities import modularity
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Communities:
         """Adjusted mutual information between communities and classes: 1 where they are the same, about 0 by chance."""
         classes = [c for row in self.by_class.tolist() for c, count in enumerate(row) for _ in range(count)]
         found = [k for k, size in enumerate(self.sizes.tolist()) for _ in range(size)]
+        if self.count == 1 and len(set(classes)) == 1:
+            return float("nan")  # nothing is told apart by either
         return _alike(found, classes)
 
     def table(self, class_names=None) -> "pandas.DataFrame":
@@ -142,7 +145,9 @@ def communities(
     }
     if method not in finders:
         raise InputError(f"method must be one of {', '.join(finders)}", f"found {method!r}")
-    if not resolution > 0 or resolution == float("inf"):
+    if not isinstance(graph, Coactivation):
+        raise InputError("graph must be a co-firing graph", f"found {type(graph).__name__}", "cofire.coactivation makes one.")
+    if not isinstance(resolution, int | float) or not 0 < resolution < float("inf"):
         raise InputError("resolution must be a positive number", f"found {resolution!r}")
     if not isinstance(seeds, int) or seeds < 1:
         raise InputError("seeds must be a whole number of at least 1", f"found {seeds!r}")
@@ -158,14 +163,17 @@ def communities(
 def _search(graph: Coactivation, method: str, resolution: float, seed: int) -> Tensor:
     if not graph.edges:  # the search needs an edge; without one, every vertex is alone
         return torch.arange(len(graph), device=graph.vertices.device)
-    from scipy.sparse import csr_matrix
-    from sknetwork.clustering import Leiden, Louvain
+    if method == "leiden":
+        found = leiden(graph.adjacency.cpu().numpy(), resolution, seed)
+    else:
+        from scipy.sparse import csr_matrix
+        from sknetwork.clustering import Louvain
 
-    kind = Louvain if method == "louvain" else Leiden
-    search = kind(
-        resolution, modularity="newman", tol_optimization=1e-6, tol_aggregation=1e-6, shuffle_nodes=True, random_state=seed
-    )
-    return torch.as_tensor(search.fit_predict(csr_matrix(graph.to_scipy())), dtype=torch.int64, device=graph.vertices.device)
+        search = Louvain(
+            resolution, modularity="newman", tol_optimization=1e-6, tol_aggregation=1e-6, shuffle_nodes=True, random_state=seed
+        )
+        found = search.fit_predict(csr_matrix(graph.to_scipy()))
+    return torch.as_tensor(found, dtype=torch.int64, device=graph.vertices.device)
 
 
 def _by_size(labels: Tensor) -> tuple[Tensor, Tensor]:

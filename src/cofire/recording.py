@@ -250,11 +250,14 @@ class _Recording:
     def _new(self, info: LayerInfo, dtype: torch.dtype, device: torch.device) -> LayerAccumulator:
         work = self.work.setdefault(device, Workspace(device))
         threshold = info.threshold if self.threshold is None else float(self.threshold)
+        choices = self.choices
+        if self.reference is not None and self.cofiring == "auto":
+            choices = replace(choices, cofiring=self.reference[info.name].counted_pairs)
         accumulator = LayerAccumulator(
             self.classes or 1,
             info.units,
             threshold,
-            self.choices,
+            choices,
             dtype,
             work,
             self.way == "sketch",
@@ -355,7 +358,7 @@ class _Recording:
         for name in names:
             info, accumulator = self.infos[name], self.accumulators[name]
             fields = {key: value.cpu() for key, value in accumulator.fields().items()}
-            choices = self.choices if "cofire" in fields else replace(self.choices, cofiring="none")
+            choices = accumulator.choices if "cofire" in fields else replace(accumulator.choices, cofiring="none")
             threshold = accumulator.moments.threshold
             layers[name] = LayerStats(name, info.kind, info.layout, info.shape, threshold, choices, **fields)
         counts, confusion = self.class_counts.cpu(), None if self.confusion is None else self.confusion.cpu()  # type: ignore[union-attr]

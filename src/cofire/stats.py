@@ -246,6 +246,8 @@ class FiringStats(Mapping):
             count = classes if classes is not None else int(names.max()) + 1
             check_finite(values, name, "the array")
             pairs = _pairs(cofiring, count, values.shape[1], top) if exact else "none"
+            if reference is not None and cofiring == "auto":
+                pairs = reference[name].counted_pairs
             choices = Choices(
                 bins, levels, by_class and exact, top, softmax=softmax, cofiring=pairs, covariance=width(covariance)
             )
@@ -276,8 +278,8 @@ class FiringStats(Mapping):
 
 def _pairs(cofiring: str, classes: int, units: int, top: int) -> str:
     """Which pairs "auto" counts."""
-    if cofiring != "auto":
-        return cofiring
+    if cofiring != "auto" or not isinstance(top, int):
+        return "class" if cofiring == "auto" else cofiring
     return "union" if 4 * classes * min(units, classes * top) ** 2 <= 2**26 else "class"
 
 
