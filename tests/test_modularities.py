@@ -314,6 +314,16 @@ def test_graphs_of_any_number_type(kind):
     assert all_forms(same, partition, one_hot(partition)) == all_forms(weights, partition, one_hot(partition))
 
 
+@pytest.mark.parametrize("change", [lambda a: a[::-1], lambda a: a.astype(">i8")], ids=["reversed", "big-endian"])
+def test_arrays_that_torch_does_not_take(change):
+    weights, partition = naive.planted([3, 4], 1.0, 0.2, seed=0)
+    partition, cover = np.array(partition), one_hot(partition).astype(int)
+    expected = all_forms(weights, change(partition).tolist(), change(cover).tolist())
+    assert all_forms(weights, change(partition), change(cover)) == expected
+    edges = np.sign(weights).astype(int)
+    assert modularity(np.flip(change(edges)), partition) == modularity(np.flip(change(edges)).tolist(), partition)
+
+
 def test_partitions_of_any_number_type():
     weights, partition = naive.planted([3, 4], 1.0, 0.0, seed=0)
     expected = modularity(weights, partition)
@@ -421,8 +431,16 @@ def test_a_rounding_error_is_no_asymmetry():
 
 @pytest.mark.parametrize(
     "graph",
-    [nx.path_graph(4), nx.to_scipy_sparse_array(nx.path_graph(4)), "abcd", None, {0: 1}, [[0, 1], [1]]],
-    ids=["networkx", "scipy", "words", "None", "mapping", "ragged"],
+    [
+        nx.path_graph(4),
+        nx.to_scipy_sparse_array(nx.path_graph(4)),
+        torch.eye(4).to_sparse(),
+        "abcd",
+        None,
+        {0: 1},
+        [[0, 1], [1]],
+    ],
+    ids=["networkx", "scipy", "sparse", "words", "None", "mapping", "ragged"],
 )
 def test_other_objects_are_no_graphs(graph):
     """Without the test of numbers, torch would speak of data types and lengths."""

@@ -95,7 +95,7 @@ def obs_order(
     """Units in the order in which removing them costs least once the weights of the rest are fitted again.
 
     Optimal brain surgeon on the next layer's input: with P the inverse of the covariance plus a ridge, removing unit j costs
-    |W_j|² / P_jj; P and W are then brought up to date.
+    the squared norm of W_j over P_jj; P and W are then brought up to date.
 
     Args:
         weights: Outgoing weights.
