@@ -428,6 +428,7 @@ def test_a_part_without_a_class_gives_its_units_to_no_empty_class():
     graph, everything = coactivation(part["fc1"]), coactivation(whole["fc1"])
     assert torch.equal(graph.representative, everything.representative)
     assert torch.equal(graph.partition[everything.partition == 0], everything.partition[everything.partition == 0])
+    assert bool(graph.cover.gather(0, graph.partition[None]).all())  # and every vertex to a class that it represents
 
 
 # ---------------------------------------------------------------- sums of recordings made apart

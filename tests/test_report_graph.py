@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from bisect import bisect_right
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +59,16 @@ def hundred() -> FiringStats:
     return statistics({"wide": drawn(900, 100, 2000)}, 100, class_names=[f"a kind of fish {c}" for c in range(100)])
 
 
+def resnet50() -> FiringStats:
+    """The last stage of torchvision's ResNet-50 over test images of CIFAR-10, with random weights."""
+    root = os.environ.get("COFIRE_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    images = cofire.data.load("cifar10", "test", root=root, size=64, limit=60)
+    net = cofire.zoo.model("torchvision:resnet50", classes=10, seed=0)
+    return cofire.record(net, images.batches(20), layers="layer4.2.relu*", progress=False)
+
+
 MAKERS = {
+    "resnet50": resnet50,
     "digits": digits,
     "odd": odd,
     "a hundred classes": hundred,
@@ -229,6 +239,21 @@ def test_the_drawing_is_not_blank(opened, kind, scheme):
     assert re.match(r"Co-firing graph of .+: [\d,]+ units coloured by class, ", canvas.get_attribute("aria-label"))
     assert 0.003 < colourful(page) < 0.5
     assert "could not be drawn" not in page.locator("#graph").inner_text()
+
+
+@pytest.mark.browser
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.usefixtures("data_root")
+def test_the_last_stage_of_a_resnet50_on_cifar10(opened, made):
+    pytest.importorskip("torchvision")
+    page, graph = opened("resnet50"), Graph(made("resnet50")[1])
+    assert graph.layer == "layer4.2.relu#3"
+    _, box = drawing(page)
+    assert 0.003 < colourful(page) < 0.6
+    vertex = graph.lonely(box)[0]
+    page.mouse.move(*(graph.places(box)[vertex] + 1))
+    assert tip(page)[0] == f"unit {graph.unit[vertex]} of layer4.2.relu#3"
 
 
 @pytest.mark.browser
