@@ -300,6 +300,7 @@ class LayerAccumulator:
         """
         counts, sums, fire, squares = self.shared or self.totals()
         means, size = sums / counts[:, None], (squares / counts[:, None]).sqrt()
+        size = torch.where(size.isfinite(), size, 0.0)
         return means, means + size * counts[:, None] * 2.0**-53, fire.sum(0) > 0
 
     def _count(self, values: Tensor, labels: Tensor) -> None:

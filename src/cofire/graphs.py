@@ -78,7 +78,10 @@ class Coactivation:
         """Each vertex's class: of the classes that it represents the one with the largest mean, ties to the first."""
         if not len(self):
             return torch.zeros(0, dtype=torch.int64, device=self.vertices.device)
-        return torch.where(self.cover & ~self.means.isnan(), self.means, -torch.inf).argmax(0)
+        known = self.means.nan_to_num(
+            nan=torch.finfo(torch.float64).min
+        )  # after all others, but before what it does not represent
+        return torch.where(self.cover, known, -torch.inf).argmax(0)
 
     def independent(self) -> "Coactivation":
         """The graph that the same sets and rates would give if, within a class, units fired independently of each other.

@@ -11,7 +11,7 @@ _TOLERANCE = 1.0  # swinging that is allowed, as a share of the movement that ge
 
 
 def force_layout(
-    adjacency: Float[Tensor, "vertices vertices"], seed: int = 0, steps: int = 300, gravity: float = 0.05
+    adjacency: Float[Tensor, "vertices vertices"], seed: int = 0, steps: int | None = None, gravity: float = 0.05
 ) -> Float[Tensor, "vertices 2"]:
     """Positions by the forces of ForceAtlas2 in its LinLog form, which pulls communities apart.
 
@@ -25,7 +25,7 @@ def force_layout(
     Args:
         adjacency: Weights, symmetric, not negative.
         seed: Of the small displacements at the start.
-        steps: Steps to go.
+        steps: Steps to go; by default 300, and fewer for graphs of more than a thousand vertices.
         gravity: Pull to the middle, which keeps parts without a common edge in the picture.
 
     Returns:
@@ -35,6 +35,7 @@ def force_layout(
     count = len(weights)
     if count < 2:
         return torch.zeros(count, 2, dtype=torch.float64)
+    steps = max(40, min(300, int(3e8 / count**2))) if steps is None else steps
     degrees = weights.sum(1)
     mean = float(degrees.mean())
     weights = weights / mean if mean > 0 else weights

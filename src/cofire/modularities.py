@@ -199,11 +199,17 @@ def _check(adjacency: Tensor) -> None:
 def _numbers(value, wanted: str) -> Tensor:
     if hasattr(value, "adjacency") and not isinstance(value, Coactivation):  # a networkx graph passes for an array of its nodes
         raise InputError(wanted, f"found {type(value).__name__}")
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_complex():
+            raise InputError(
+                wanted, f"found a tensor of layout {value.layout} and type {value.dtype}", "Make it dense and real."
+            )
+        return value.detach()
     try:
-        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+        array = np.array(value)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(wanted, f"found {type(value).__name__}") from error
-    return tensor
 
 
 def _labels(partition, vertices: int, device) -> Tensor:

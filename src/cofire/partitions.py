@@ -72,13 +72,17 @@ class Communities:
     def purity(self) -> float:
         """Share of vertices whose class is the most frequent one of their community; NaN without vertices.
 
-        Small communities are pure by construction: with one vertex each, it is 1. :attr:`agreement` is not deceived.
+        Small communities are pure by construction: with one vertex each, it is 1. :attr:`agreement` is not deceived by that.
         """
         return int(self.by_class.amax(1).sum()) / len(self.labels) if len(self.labels) else float("nan")
 
     @property
     def agreement(self) -> float:
-        """Adjusted mutual information between communities and classes: 1 where they are the same, about 0 by chance."""
+        """Adjusted mutual information between communities and the class partition: 1 where they are the same, 0 by chance.
+
+        Where the classes' sets are nearly the same, as with shuffled labels, the class partition follows the communities: units
+        that fire together have their largest mean in one class, however little larger. Look at :func:`unique_units` first.
+        """
         classes = [c for row in self.by_class.tolist() for c, count in enumerate(row) for _ in range(count)]
         found = [k for k, size in enumerate(self.sizes.tolist()) for _ in range(size)]
         if self.count == 1 and len(set(classes)) == 1:
