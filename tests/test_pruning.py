@@ -197,7 +197,11 @@ def test_covariance_is_asked_for_where_it_is_needed(net, digits):
     bare = cofire.record(net, digits[0], progress=False, covariance=False)
     with pytest.raises(InputError, match="must hold the covariance of its 48 units; it was recorded without"):
         cofire.prune(net, digits[0][0], bare, keep=0.5)
+    with pytest.raises(InputError, match="must hold the covariance"):
+        cofire.prune(net, digits[0][0], bare, by="kl_selectivity", keep=0.5, compensate=True)
     assert cofire.prune(net, digits[0][0], bare, by="kl_selectivity", keep=0.5, compensate=False).fc1.out_features == 24
+    with pytest.warns(cofire.CofireWarning, match="the covariance of 'relu1', 'relu2', 'relu3' was not recorded"):
+        assert cofire.prune(net, digits[0][0], bare, by="kl_selectivity", keep=0.5).fc1.out_features == 24
 
 
 def test_a_pruned_model_is_the_same_in_a_fresh_process(net, digits, stats, tmp_path):

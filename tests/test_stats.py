@@ -573,7 +573,7 @@ def test_the_header_of_a_file_is_one_json_text(tmp_path):
         "bins": 30,
         "by_class": True,
         "cofiring": "union",
-        "covariance": 64,
+        "covariance": 256,
         "levels": 2,
         "pool": "mean",
         "softmax": False,

@@ -38,7 +38,7 @@ class Choices:
     pool: str = "mean"
     softmax: bool = False
     cofiring: str = "class"
-    covariance: int = 64
+    covariance: int = 256
 
     def __post_init__(self):
         for name, least in (("bins", 1), ("levels", 2), ("top", 1), ("covariance", 0)):

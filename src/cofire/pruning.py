@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from cofire.batches import Batch, as_batch, logits_of, samples_in
 from cofire.chains import Chain, chain_from, function_of
-from cofire.errors import InputError, ModelError
+from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.layer import LayerStats
 from cofire.orders import GREEDY, check_statistics, scores_of, sequence
@@ -54,12 +55,12 @@ class _Prunable:
 def prune(
     model: nn.Module, example: Any, stats: FiringStats, by: str | Mapping[str, Tensor] = "obs",
     keep: float | int | Mapping[str, float | int] | None = None, *, layers: str | Iterable[str] | None = None,
-    compensate: bool = True, max_drop: float | None = None, batches: Iterable | None = None,
+    compensate: bool | None = None, max_drop: float | None = None, batches: Iterable | None = None,
 ) -> nn.Module:  # fmt: skip
     """A smaller model without the units of lowest value, whose next layers make up for them.
 
     A unit is removed with its row of the linear map before and its column of the one after. Its mean goes into the next bias;
-    with ``compensate`` the weights of the units that stay are fitted again, by least squares over the recorded covariance, to
+    with compensation the weights of the units that stay are fitted again, by least squares over the recorded covariance, to
     give the inputs that the next layer had: no labels, no gradients.
 
     Source:
@@ -73,7 +74,7 @@ def prune(
         keep: Share (0 to 1) or number of units to keep in each layer, or either by layer.
         layers: Layers to prune; by default all that can be.
         compensate: Fit the next weights again; else only the means go into the bias, and the outputs are those of an ablation
-            with ``fill="mean"``.
+            with ``fill="mean"``. By default they are fitted where the covariance was recorded; a warning says where not.
         max_drop: In place of keep: remove as much as costs at most this much accuracy on ``batches`` (0.01 is a point), the
             same share of every layer, in steps of 5 %.
         batches: Labelled data for that.
@@ -108,12 +109,21 @@ def prune(
             )  # fmt: skip
     if not asked:
         raise ModelError("no layer can be pruned here", "none lies between two linear maps and nothing else")
+    bare = [name for name in asked if stats[name].product_sum is None]
     order = {name: _order(model, found[name], stats[name], by) for name in asked}
+    if compensate is None and bare:
+        warnings.warn(
+            f"the covariance of {', '.join(map(repr, bare[:5]))} was not recorded: the layers after cannot make up for the "
+            "units that go. Record with covariance=True",
+            CofireWarning,
+            stacklevel=2,
+        )
 
     def smaller(kept: Mapping[str, int]) -> nn.Module:
         made = copy.deepcopy(model)
         for name, count in kept.items():
-            _shrink(made, found[name], stats[name], order[name][len(order[name]) - count :].sort().values, compensate)
+            fitted = name not in bare if compensate is None else compensate
+            _shrink(made, found[name], stats[name], order[name][len(order[name]) - count :].sort().values, fitted)
         return made
 
     if max_drop is None:

@@ -72,7 +72,7 @@ def record(
     model: nn.Module, batches: Iterable, layers=None, pool: str = "mean", threshold: float | None = None, bins: int = 30,
     top: int = 50, device=None, progress: bool = True, *, classes: int | None = None, class_names=None,
     histograms: str = "auto", memory: str | int = "2GB", by_class: bool | str = "auto", levels: int = 2, maps: bool = True,
-    softmax: bool = False, cofiring: str = "auto", covariance: bool | int = 64, reference: FiringStats | None = None,
+    softmax: bool = False, cofiring: str = "auto", covariance: bool | int = 256, reference: FiringStats | None = None,
 ) -> FiringStats:  # fmt: skip
     """Firing statistics of a model's hidden layers over labelled data, class by class.
 

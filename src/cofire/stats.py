@@ -193,7 +193,7 @@ class FiringStats(Mapping):
     def from_activations(
         cls, activations, labels, classes: int | None = None, threshold: float = 0.0, bins: int = 30, top: int = 50, *,
         levels: int = 2, by_class: bool = True, softmax: bool = False, histograms: str = "exact",
-        cofiring: str = "auto", covariance: bool | int = 64, reference: "FiringStats | None" = None, class_names=None,
+        cofiring: str = "auto", covariance: bool | int = 256, reference: "FiringStats | None" = None, class_names=None,
     ) -> "FiringStats":  # fmt: skip
         """Statistics of activations that are already at hand, without a model.
 
