@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cofire.recording import layers, record
     from cofire.stats import FiringStats, load
     from cofire.training import fit
+    from cofire.trajectories import Trajectory, trajectory
 
 _ROOMS = {
     "ablation": ("ablate",),
@@ -64,6 +65,7 @@ _ROOMS = {
     "recording": ("layers", "record"),
     "stats": ("FiringStats", "load"),
     "training": ("fit",),
+    "trajectories": ("Trajectory", "trajectory"),
 }  # fmt: skip
 _PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -76,6 +78,7 @@ __all__ = [
     "Curve",
     "FiringStats",
     "LayerStats",
+    "Trajectory",
     "__version__",
     "ablate",
     "activation_entropy",
@@ -111,6 +114,7 @@ __all__ = [
     "softmax_entropy",
     "summary",
     "table",
+    "trajectory",
     "unique_units",
     "write_graph",
     "write_units",

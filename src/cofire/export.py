@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import networkx
     import pandas
 
-__all__ = ["annotated", "write_curves", "write_graph", "write_units"]
+__all__ = ["annotated", "write_curves", "write_frame", "write_graph", "write_units"]
 
 _SPAN = 1000.0  # width of the drawing in Gephi's units
 
@@ -31,10 +31,21 @@ def write_units(stats: FiringStats, path: str | Path) -> None:
         InputError: Another ending.
         FileError: The file cannot be written.
     """
-    _write_frame(table(stats), Path(path), "a table of units")
+    write_frame(table(stats), Path(path), "a table of units")
 
 
-def _write_frame(frame: "pandas.DataFrame", path: Path, what: str) -> None:
+def write_frame(frame: "pandas.DataFrame", path: Path, what: str) -> None:
+    """Write a pandas frame, by the file's ending: ``.csv``, ``.json`` (records) or ``.parquet`` (needs pyarrow).
+
+    Args:
+        frame: The frame.
+        path: The file.
+        what: What it is, for the error.
+
+    Raises:
+        InputError: Another ending.
+        FileError: The file cannot be written.
+    """
     writers = {
         ".csv": lambda temporary: frame.to_csv(temporary, index=False),
         ".json": lambda temporary: frame.to_json(temporary, orient="records", indent=1),
@@ -65,7 +76,7 @@ def write_curves(curves: Sequence[Curve], path: str | Path) -> None:
         ):
             frame.insert(place, name, value)
         parts.append(frame)
-    _write_frame(pd.concat(parts, ignore_index=True), Path(path), "curves")
+    write_frame(pd.concat(parts, ignore_index=True), Path(path), "curves")
 
 
 def write_graph(

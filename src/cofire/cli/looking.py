@@ -1,13 +1,35 @@
-"""Commands that look at statistics: measure, graph, report."""
+"""Commands that look at statistics: measure, graph, report, trajectory."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cofire.cli.options import Page, Seed, Statistics, Table, app, command, say_all
+from cofire.cli.checkpoints import checkpoint_list, record_checkpoints
+from cofire.cli.options import (
+    Cache,
+    Channels,
+    Classes,
+    Data,
+    Device,
+    Download,
+    Limit,
+    Normalize,
+    Page,
+    Root,
+    Seed,
+    ShuffleLabels,
+    Size,
+    Statistics,
+    Table,
+    app,
+    command,
+    normal,
+    say_all,
+)
+from cofire.sources import DataSource, ModelSource
 
-__all__ = ["graph", "measure", "report"]
+__all__ = ["graph", "measure", "report", "trajectory"]
 
 
 @app.command(epilog="Example: cofire measure train.safetensors --csv units.csv")
@@ -68,6 +90,34 @@ def graph(
     if out is not None:
         write_graph(made, out, layer=chosen, class_names=loaded.class_names, groups=groups, edges=edges)
         typer.echo(f"\ngraph written to {out}")
+
+
+@app.command(
+    epilog="Example: cofire trajectory checkpoints/ --model zoo:001-mnist --data mnist --data-root data -o trajectory/. "
+    "Or on statistics recorded before: cofire trajectory epoch0.stats epoch1.stats epoch2.stats -o trajectory/"
+)
+def trajectory(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Statistics, or with --model weights, or a folder of either.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for statistics, table and correlations.")],
+    model: Annotated[str | None, typer.Option(help="The model, where the checkpoints are weights.")] = None,
+    data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
+    normalize: Normalize = None, classes: Classes = None, shuffle_labels: ShuffleLabels = False,
+    seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
+) -> None:  # fmt: skip
+    """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again."""
+    from cofire.export import write_frame
+    from cofire.stats import load
+    from cofire.trajectories import trajectory as room
+
+    files = checkpoint_list(checkpoints)
+    if model is not None:
+        source = DataSource(data, "train", data_root, size, channels, limit, seed, shuffle_labels, cache, download)
+        files = record_checkpoints(files, out, ModelSource(model, None, classes, seed), source, normal(normalize), device)
+    found = room([load(file) for file in files], names=[file.stem for file in files])
+    write_frame(found.frame(), out / "trajectory.csv", "a trajectory")
+    write_frame(found.correlations(), out / "correlations.csv", "a table of correlations")
+    typer.echo(found.correlations().head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    typer.echo(f"\n{found.verdict()}\n\nwritten to {out}: trajectory.csv, correlations.csv")
 
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")

@@ -1,0 +1,250 @@
+"""Measures over the checkpoints of a training, and what relates to accuracy beyond that both drift."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cofire.errors import CofireWarning, InputError
+from cofire.firing import live_units
+from cofire.graphs import coactivation, sensible_top, unique_units
+from cofire.layer import LayerStats
+from cofire.measures import MEASURES, unit_values
+from cofire.modularities import modularity, modularity_chen, modularity_shen
+from cofire.stats import FiringStats
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["BASELINES", "Trajectory", "partial_correlation", "trajectory"]
+
+BASELINES = ("checkpoint_index", "active_share")
+"""What any measure has to beat: the number of the checkpoint, and the share of units that fire at all."""
+
+_ALL = "all layers"
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Measures of a model's layers over its checkpoints.
+
+    Args:
+        names: Names of the checkpoints, in order.
+        values: A series over checkpoints for each (layer, measure), float64 [checkpoints].
+        accuracy: Accuracy on the recorded data at each checkpoint, float64 [checkpoints]; NaN where it is not known.
+        test_accuracy: The same on test data; None without it.
+    """
+
+    names: tuple[str, ...]
+    values: dict[tuple[str, str], np.ndarray]
+    accuracy: np.ndarray
+    test_accuracy: np.ndarray | None = None
+
+    def frame(self) -> "pandas.DataFrame":
+        """A tidy pandas frame: checkpoint, name, layer, measure, value, and accuracy beside it."""
+        import pandas as pd
+
+        rows = [
+            (at, self.names[at], layer, measure, series[at], self.accuracy[at],
+             math.nan if self.test_accuracy is None else self.test_accuracy[at])
+            for (layer, measure), series in self.values.items()
+            for at in range(len(self.names))
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=["checkpoint", "name", "layer", "measure", "value", "accuracy", "test_accuracy"])
+
+    def correlations(self) -> "pandas.DataFrame":
+        """How each series goes with accuracy: a pandas frame, the largest partial correlations first, baselines among them.
+
+        Columns: layer, measure, against ("accuracy" or "test_accuracy"), checkpoints, pearson, spearman, partial_spearman
+        (given the checkpoint's index), differences (Pearson's of the changes from one checkpoint to the next), and a note
+        where a number is missing. Of one run, none of them has an interval: checkpoints of one training are no independent
+        samples.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(self._rows())
+        if len(frame):
+            frame = frame.sort_values("partial_spearman", key=lambda column: -column.abs(), kind="stable", ignore_index=True)
+        return frame
+
+    def verdict(self, against: str = "accuracy") -> str:
+        """What the correlations say, in a few sentences.
+
+        Args:
+            against: "accuracy" or "test_accuracy".
+        """
+        what, count = against.replace("_", " "), len(self.names)
+        rows = [row for row in self._rows() if row["against"] == against]
+        own = [row for row in rows if row["measure"] not in BASELINES and not math.isnan(row["spearman"])]
+        if not own:
+            return f"Nothing can be said: no measure and {what} both change over the checkpoints."
+        raw = max(own, key=lambda row: abs(row["spearman"]))
+        text = f"Of {len(own)} series over {count} checkpoints, {raw['measure']} of {raw['layer']} goes most with {what} "
+        text += f"(Spearman {raw['spearman']:+.2f}). "
+        index = max(abs(row["spearman"]) for row in rows if row["measure"] == "checkpoint_index")
+        if index >= abs(raw["spearman"]) - 1e-12:
+            text += f"The number of the checkpoint alone does as well ({index:.2f}), so that says nothing. "
+        partial = [row for row in own if not math.isnan(row["partial_spearman"])]
+        if not partial:
+            return text + "Given the checkpoint's number, nothing is left to relate."
+        best = max(partial, key=lambda row: abs(row["partial_spearman"]))
+        text += f"Given the checkpoint's number, the strongest is {best['measure']} of {best['layer']} "
+        text += f"({best['partial_spearman']:+.2f}), the largest of {len(partial)}: with {count} checkpoints, "
+        limit = math.sqrt(2 * math.log(2 * len(partial)) / max(count - 3, 1))  # the largest of so many by chance, about
+        text += "chance alone may give as much." if abs(best["partial_spearman"]) < limit else "more than chance would give."
+        return text + " Repeat the training with other seeds before you believe it."
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for against in ("accuracy", "test_accuracy"):
+            target = getattr(self, against)
+            if target is None or np.isnan(target).all():
+                continue
+            for (layer, measure), series in self.values.items():
+                rows.append({"layer": layer, "measure": measure, "against": against, **_related(series, target)})
+        return rows
+
+
+def trajectory(
+    checkpoints: Sequence[FiringStats], test: Sequence[FiringStats] | None = None, names: Sequence[str] | None = None
+) -> Trajectory:
+    """Every measure of every layer over the checkpoints of one training.
+
+    Per-unit measures are means over live units, those by class means over classes; ``activation_entropy_total`` is the papers'
+    sum. Where co-firing counts were recorded, modularities and the mean number of unique units are there too.
+
+    Source:
+        Papers 000 (section 7.1) and 001 (section 7). *Departure:* beside each raw correlation stand that given the checkpoint's
+        index, that of the changes, and the same for series that know nothing of firing.
+
+    Args:
+        checkpoints: Statistics of the same data with the weights of each checkpoint, in order; before training is one.
+        test: The same on test data; only accuracy is taken from it.
+        names: Names of the checkpoints; by default their numbers.
+
+    Raises:
+        InputError: Fewer than three checkpoints; other layers, samples or classes in one of them; names that do not fit.
+
+    >>> import cofire
+    >>> digits = cofire.data.load("digits", limit=300)
+    >>> net = cofire.zoo.model("fcnn:64-32-10", seed=0)
+    >>> seen = [cofire.record(net, digits.batches())]
+    >>> for epoch in range(3):
+    ...     _ = cofire.fit(net, digits, epochs=1, seed=epoch, progress=False)
+    ...     seen.append(cofire.record(net, digits.batches()))
+    >>> path = trajectory(seen)
+    >>> len(path.names), path.values["relu1", "mutual_information"].shape
+    (4, (4,))
+    """
+    checkpoints = list(checkpoints)
+    if len(checkpoints) < 3:
+        raise InputError("a trajectory needs at least three checkpoints", f"found {len(checkpoints)}")
+    names = [str(at) for at in range(len(checkpoints))] if names is None else [str(name) for name in names]
+    if len(names) != len(checkpoints):
+        raise InputError("there must be one name per checkpoint", f"found {len(names)} for {len(checkpoints)}")
+    first = checkpoints[0]
+    for name, stats in zip(names, checkpoints, strict=True):
+        if list(stats) != list(first) or any(stats[layer].units != first[layer].units for layer in first):
+            raise InputError(
+                "all checkpoints must be of one architecture", f"checkpoint {name!r} has other layers than the first"
+            )
+        if stats.class_counts.tolist() != first.class_counts.tolist():
+            raise InputError(
+                "all checkpoints must be recorded on the same samples",
+                f"checkpoint {name!r} has other numbers of samples by class",
+            )
+    if test is not None and len(test) != len(checkpoints):
+        raise InputError("there must be test statistics for every checkpoint", f"found {len(test)} for {len(checkpoints)}")
+    series: dict[tuple[str, str], list[float]] = {}
+    for at, stats in enumerate(checkpoints):
+        for (layer, measure), value in _values(stats, at).items():
+            series.setdefault((layer, measure), [math.nan] * len(checkpoints))[at] = value
+    values = {key: np.array(column) for key, column in series.items()}
+    return Trajectory(tuple(names), values, _accuracies(checkpoints), None if test is None else _accuracies(test))
+
+
+def _accuracies(checkpoints: Sequence[FiringStats]) -> np.ndarray:
+    return np.array([math.nan if stats.accuracy is None else stats.accuracy for stats in checkpoints])
+
+
+def _values(stats: FiringStats, at: int) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], float] = {(_ALL, "checkpoint_index"): float(at)}
+    live = total = 0
+    entropy = 0.0
+    for name, layer in stats.items():
+        here = _of_layer(layer)
+        found |= {(name, measure): value for measure, value in here.items()}
+        live += int(live_units(layer).sum())
+        total += layer.units
+        entropy += here.get("activation_entropy_total", math.nan)
+    return found | {(_ALL, "active_share"): live / max(total, 1), (_ALL, "activation_entropy_total"): entropy}
+
+
+def _of_layer(layer: LayerStats) -> dict[str, float]:
+    live = live_units(layer)
+    found: dict[str, float] = {"active_share": float(live.double().mean())}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CofireWarning)
+        for row in MEASURES:
+            values = unit_values(layer, row.name) if row.axes != "classes units" else None
+            if values is None:
+                continue
+            kept = values[live] if row.per_unit else values[~values.isnan()]
+            found[row.name] = float(kept.mean()) if len(kept) else math.nan
+            if row.name == "activation_entropy":
+                found["activation_entropy_total"] = float(values.sum())
+        if layer.cofire is not None:
+            graph = coactivation(layer, sensible_top(layer))
+            found["modularity"], found["modularity_shen"] = modularity(graph), modularity_shen(graph)
+            found["modularity_chen"] = modularity_chen(graph)
+            found["unique_units"] = float(unique_units(graph).diagonal().double().mean())
+    return found
+
+
+def _related(series: np.ndarray, target: np.ndarray) -> dict:
+    known = np.isfinite(series) & np.isfinite(target)
+    x, y, index = series[known], target[known], np.flatnonzero(known).astype(float)
+    note = ""
+    if len(x) < 3:
+        note = "fewer than three checkpoints have both"
+    elif _constant(x) or _constant(y):
+        note = f"{'the measure' if _constant(x) else 'accuracy'} is constant"
+    numbers = {
+        "pearson": _pearson(x, y), "spearman": _pearson(_ranks(x), _ranks(y)),
+        "partial_spearman": partial_correlation(_ranks(x), _ranks(y), index), "differences": _pearson(np.diff(x), np.diff(y)),
+    }  # fmt: skip
+    return {"checkpoints": len(x), **numbers, "note": note}
+
+
+def _constant(x: np.ndarray) -> bool:
+    return not len(x) or float(np.ptp(x)) <= 1e-12 * max(1.0, float(np.abs(x).max()))
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata
+
+    return rankdata(x)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation; NaN where a series is constant or too short."""
+    if len(x) < 3 or _constant(x) or _constant(y):
+        return math.nan
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip((x @ y) / math.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def partial_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
+    """Correlation of two series once a third is taken out of both; NaN where nothing of one is left.
+
+    >>> partial_correlation(np.array([1.0, 3, 2, 4]), np.array([1.0, 3, 2, 4]), np.array([1.0, 2, 3, 4])) > 0.99
+    True
+    """
+    both, left, right = _pearson(x, y), _pearson(x, given), _pearson(y, given)
+    rest = (1 - left**2) * (1 - right**2)
+    if math.isnan(both) or math.isnan(rest) or rest < 1e-12:
+        return math.nan
+    return max(-1.0, min(1.0, (both - left * right) / math.sqrt(rest)))
