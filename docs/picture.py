@@ -1,6 +1,7 @@
 """A picture of a report, for README: title, key numbers, the spread of the measures and the firing probabilities.
 
     python docs/picture.py cofire-demo/report.html docs/demo.png
+    python docs/picture.py cofire-demo/report.html docs/graph.png graph        # one section, its first 900 pixels
 
 It needs playwright and a Chromium on the system (or named by CHROMIUM). The picture is 1280 pixels wide and below 300 kB.
 """
@@ -17,7 +18,7 @@ WIDTH = 1280
 HIDDEN = """
   #nav, section:not(#firing) .note, .controls, footer, section > .lead, .findings li:nth-child(n+6),
   #overview h3, #overview .scroll, details,
-  #softmax, #units, #maps, #table, #carry, #reproduction,
+  #softmax, #graph, #units, #maps, #table, #ablation, #carry, #reproduction,
   .legend .swatch, .legend .swatch + span { display: none !important; }
   body { grid-template-columns: minmax(0, 1fr) !important; }
   main { max-width: none !important; padding: 26px 40px 30px !important; }
@@ -52,8 +53,8 @@ def small(png: bytes) -> bytes:
     return png
 
 
-def main(report: str, picture: str) -> None:
-    """Open the report, hide what would not be read, and save the rest."""
+def main(report: str, picture: str, section: str | None = None) -> None:
+    """Open the report, hide what would not be read, and save the rest; or save the top of one section."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -62,15 +63,23 @@ def main(report: str, picture: str) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 800}, bypass_csp=True)
         page.goto(Path(report).resolve().as_uri())
         page.wait_for_selector("html[data-ready=yes]")
-        page.add_style_tag(content=HIDDEN)
-        page.wait_for_timeout(500)
-        png = small(page.screenshot(full_page=True))
+        if section is None:
+            page.add_style_tag(content=HIDDEN)
+            page.wait_for_timeout(500)
+            png = small(page.screenshot(full_page=True))
+        else:
+            page.locator(f"#{section}").scroll_into_view_if_needed()
+            page.wait_for_timeout(500)
+            place = page.locator(f"#{section}").bounding_box()
+            top = place["y"] + page.evaluate("scrollY")
+            clip = {"x": place["x"], "y": top, "width": place["width"], "height": min(place["height"], 1100)}
+            png = small(page.screenshot(full_page=True, clip=clip))
         browser.close()
     Path(picture).write_bytes(png)
     print(f"{picture}: {len(png):,} bytes")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit("usage: python docs/picture.py REPORT.html PICTURE.png")
+    if len(sys.argv) not in (3, 4):
+        raise SystemExit("usage: python docs/picture.py REPORT.html PICTURE.png [SECTION]")
     main(*sys.argv[1:])
