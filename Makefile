@@ -39,9 +39,8 @@ docs: .venv/.docs ## Build the pages; a warning is an error
 	@echo "The pages are in docs/_build/html/index.html"
 
 bench: .venv/.bench ## Time cofire and its peers side by side, one thread
-	@for script in benchmarks/[!_]*.py; do \
-	    [ -e "$$script" ] || { echo "There are no benchmarks yet."; break; }; \
-	    echo "$$script"; $(call LIMITS,1) $(BIN)/python "$$script" $(ARGS) || exit 1; \
+	@for script in record graphs ablation; do \
+	    echo "benchmarks/$$script.py"; $(call LIMITS,1) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; \
 	done
 
 # torch and torchvision must be built for each other, so these two are chosen by hand and the rest follows.

@@ -262,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small graphs, one round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data-root", type=Path, help="not needed here; all benchmarks take it")
     parser.add_argument("--output", type=Path, help="where to write the numbers (default benchmarks/graphs.json)")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
