@@ -136,7 +136,7 @@ def test_page_and_twin_hold_the_same_numbers(made, kind):
         theirs = np.array(numbers["columns"][name]["values"], dtype=float).reshape(values.shape)
         assert np.array_equal(values, theirs, equal_nan=True), name
     assert {key: value for key, value in meta.items() if key not in ("columns", "numbers_file")} == {
-        key: value for key, value in numbers.items() if key != "columns"
+        key: value for key, value in numbers.items() if key not in ("columns", "derived")
     }
 
 
@@ -719,3 +719,17 @@ def test_fifty_thousand_units_stay_smooth(browser, tmp_path):
     page.wait_for_timeout(600)
     assert " of 50,000 units" in page.locator("#table [role=status]").inner_text()
     context.close()
+
+
+def test_the_twin_holds_places_and_shares_of_zeros():
+    acts = torch.tensor([[3.0, 0, 1, 2], [1, 0, 0, 2], [0, 0, 0, 4], [0, 0, 1, 3]])
+    stats = FiringStats.from_activations({"a": acts, "b": acts.flip(1)}, torch.tensor([0, 0, 1, 1]), top=1)
+    numbers = report.twin(report.payload(stats))
+    assert numbers["derived"]["zero_share"] == [0.5, 1.0, 0.5, 0.0, 0.0, 0.5, 1.0, 0.5]
+    assert numbers["derived"]["place/mutual_information"] == [1, None, 2, 2, 2, 2, None, 1]
+    values = numbers["columns"]["unit/activation_entropy"]["values"]
+    for first in (0, 4):
+        live = [values[first + unit] for unit in range(4) if not numbers["columns"]["unit/dead"]["values"][first + unit]]
+        for unit in range(4):
+            place = numbers["derived"]["place/activation_entropy"][first + unit]
+            assert place is None or place == 1 + sum(other > values[first + unit] for other in live)

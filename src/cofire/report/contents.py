@@ -20,6 +20,7 @@ from cofire.measures import MEASURES, summary
 from cofire.report.ablations import ablation_contents
 from cofire.report.choosing import Chosen, choose, fewer_bins
 from cofire.report.columns import Column, column, plain
+from cofire.report.derived import derived
 from cofire.report.glossary import glossary
 from cofire.report.graphs import graph_contents
 from cofire.report.profiles import class_columns, histogram_columns, map_columns, measure_columns, unit_columns
@@ -109,7 +110,7 @@ def twin(shown: Payload) -> dict[str, Any]:
         name: {"axes": made.axes, "shape": list(made.stored.shape), "step": 1 / made.per, "values": plain(made)}
         for name, made in shown.columns.items()
     }
-    return {**shown.meta, "columns": columns}
+    return {**shown.meta, "columns": columns, "derived": derived(shown.columns, shown.meta["layers"])}
 
 
 def _entropies(stats: FiringStats) -> dict[str, Column]:
