@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,10 +65,19 @@ def width(covariance: bool | int) -> int:
     return int(covariance) if covariance is False else covariance
 
 
+def _tensor(value) -> Tensor:
+    """A tensor of anything that holds numbers; arrays of another stride or byte order than torch takes are copied."""
+    if isinstance(value, np.ndarray) and (not value.dtype.isnative or min(value.strides, default=0) < 0):
+        value = value.astype(value.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing here writes to it
+        return torch.as_tensor(value)
+
+
 def as_values(values, name: str = "activations") -> Tensor:
     """Activations as a contiguous float32 or float64 tensor [samples, units]; arrays and other number types are converted."""
     try:
-        values = torch.as_tensor(values)
+        values = _tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be a tensor or an array [samples, units]", f"found {type(values)}") from error
     if values.ndim != 2:
@@ -95,7 +105,7 @@ def as_labels(labels, samples: int | None = None, classes: int | None = None, de
         InputError: Not one-dimensional, not integer, of another length than the samples, or out of range.
     """
     try:
-        labels = torch.as_tensor(labels)
+        labels = _tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError("labels must be a tensor or an array of class indices", f"found {type(labels)}") from error
     if labels.device.type == "meta":
