@@ -8,7 +8,7 @@ import warnings
 
 import torch
 from _timing import Job
-from _ways import JOB, Contender, channels, numpy_job
+from _ways import JOB, Contender, Matrices, channels, numpy_job
 from _workloads import Workload
 from torch import Tensor, nn
 
