@@ -49,6 +49,7 @@ ROOMS = (
     ("measures",),
     (
         "orders",
+        "readings",
         "chains",
         "consumers",
         "resuming",
@@ -58,6 +59,7 @@ ROOMS = (
         "removals",
         "depths",
         "trajectories",
+        "scoring",
         "boosting",
         "selective",
         "baselines",

@@ -22,6 +22,7 @@ from cofire.resuming import Resumable
 from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.weights import digest
+from cofire.wrappers import device_of
 
 __all__ = ["ablate", "curves_of"]
 
@@ -85,7 +86,8 @@ def ablate(
         raise InputError('across must be "shares" or "raw"', f"found {across!r}")
     if not isinstance(seeds, int) or seeds < 1:
         raise InputError("seeds must be a whole number of at least 1", f"found {seeds!r}")
-    check_statistics(stats, digest(model))
+    weights = digest(model)
+    check_statistics(stats, weights)
     units = {name: stats[name].units for name in names}
     if fill == "mean" and any(stats[name].choices.pool == "max" for name in names):
         raise InputError('fill="mean" needs means', 'the statistics were recorded with pool="max"', 'Record with pool="mean".')
@@ -98,7 +100,7 @@ def ablate(
             runs = [sequence(None, units, "random", seed=seed + step) for step in range(seeds)]
         else:
             runs = [sequence(runner.scores(by, batches, first), units, order, across)]
-        state = Resumable(resume, {"digest": digest(model), "runs": runs, "steps": at, "fill": fill, "layers": names})
+        state = Resumable(resume, {"digest": weights, "runs": runs, "steps": at, "fill": fill, "layers": names})
         correct, losses, counts = runner.measure(batches, runs, at, state, progress)
     samples = int(counts.sum())
     state.done()
@@ -183,7 +185,7 @@ class _Ablation:
         self.stats, self.names, self.units, self.fills = stats, names, units, fills
         pools = {stats[name].choices.pool for name in names}
         self.taps = Taps(model, list(stats), pools.pop() if len(pools) == 1 else "mean")
-        self.device = torch.device(device) if device is not None else _device(model)
+        self.device = device_of(model, device)
         self.chain: Chain | None = None
         self.notes: list[str] = []
 
@@ -351,8 +353,3 @@ def _add(totals: dict[str, Tensor], run: int, step: int, logits: Tensor | None, 
     right = (logits.argmax(1) == labels).long()
     totals["correct"][run, step].index_add_(0, labels.cpu(), right.cpu())
     totals["losses"][run, step] += F.cross_entropy(logits.float(), labels, reduction="sum").cpu()
-
-
-def _device(model: nn.Module) -> torch.device:
-    first = next(iter(model.parameters()), None)
-    return first.device if first is not None else torch.device("cpu")

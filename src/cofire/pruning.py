@@ -21,6 +21,7 @@ from cofire.orders import GREEDY, check_statistics, scores_of, sequence
 from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.weights import digest, load_weights, shapes
+from cofire.wrappers import called, device_of, evaluating
 
 __all__ = ["Cost", "accuracy_of", "compensated", "cost", "load_pruned", "prune"]
 
@@ -175,20 +176,14 @@ def cost(model: nn.Module, example: Any, repeats: int = 20) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = _as_batch(example)
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            with FlopCounterMode(display=False) as counter:
-                _call(model, batch.inputs)
-            times = []
-            for _ in range(repeats):
-                start = time.perf_counter()
-                _call(model, batch.inputs)
-                times.append(time.perf_counter() - start)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with evaluating(model), torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            called(model, batch.inputs)
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            called(model, batch.inputs)
+            times.append(time.perf_counter() - start)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops() // max(len(batch), 1), 1000 * sorted(times)[len(times) // 2])
 
@@ -323,27 +318,15 @@ def _replace(model: nn.Module, name: str, weight: Tensor, bias: Tensor | None) -
 def accuracy_of(model: nn.Module, batches: Iterable, classes: int) -> float:
     """Share of samples that a model classifies correctly, in eval mode."""
     right = total = 0
-    training = {module: module.training for module in model.modules()}
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    try:
-        model.eval()
-        with torch.no_grad():
-            for index, item in enumerate(batches):
-                batch = as_batch(item, device, classes, f"batch {index}")
-                logits = logits_of(_call(model, batch.inputs))
-                if logits is None:
-                    raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
-                right += int((logits.argmax(1) == batch.labels).sum())
-                total += len(batch)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    device = device_of(model)
+    with evaluating(model), torch.no_grad():
+        for index, item in enumerate(batches):
+            batch = as_batch(item, device, classes, f"batch {index}")
+            logits = logits_of(called(model, batch.inputs))
+            if logits is None:
+                raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
+            right += int((logits.argmax(1) == batch.labels).sum())
+            total += len(batch)
     if not total:
         raise InputError("there must be at least one sample", "the batches are empty")
     return right / total
-
-
-def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)

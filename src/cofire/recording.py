@@ -23,6 +23,7 @@ from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.version import __version__
 from cofire.weights import digest
+from cofire.wrappers import device_of
 
 __all__ = ["layers", "record"]
 
@@ -62,7 +63,7 @@ def layers(model: nn.Module, example: Any, *, layers=None, pool: str = "mean") -
             2,
         )  # with one sample, any table of one row would look like a layer
     with Taps(model, layers, pool) as taps:
-        device = _device(taps.model, None)
+        device = device_of(taps.model)
         taps.forward(example.to(device) if isinstance(example, Tensor) else example, samples, lambda *_: None)
     taps.check()
     return taps.layers
@@ -134,7 +135,7 @@ def record(
     choices = Choices(bins, levels, by_class is not False, top, pool, softmax, pairs, width(covariance))
     recording = _Recording(choices, threshold, classes, _bytes(memory), histograms, by_class, cofiring, rereadable, reference)
     with Taps(model, layers, pool, maps) as taps:
-        place = _device(taps.model, device)
+        place = device_of(taps.model, device)
         for batch in _read(batches, place, recording, "recording", progress):
             recording.first(taps, batch, batches)
         recording.meet()
@@ -363,13 +364,6 @@ class _Recording:
             layers[name] = LayerStats(name, info.kind, info.layout, info.shape, threshold, choices, **fields)
         counts, confusion = self.class_counts.cpu(), None if self.confusion is None else self.confusion.cpu()  # type: ignore[union-attr]
         return FiringStats(layers, counts, confusion, header).all_reduce()
-
-
-def _device(model: nn.Module, device) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    first = next(iter(model.parameters()), None)
-    return first.device if first is not None else torch.device("cpu")
 
 
 def _bytes(memory: str | int) -> int:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,7 +15,7 @@ from cofire import nonlinearities
 from cofire.errors import CofireError, LayerError, ModelError
 from cofire.listing import LayerInfo, LayerList
 from cofire.pooling import Arrangement, arrange
-from cofire.wrappers import clean_name, unwrap
+from cofire.wrappers import called, clean_name, evaluating, unwrap
 
 __all__ = ["Sink", "Taps", "tensors_in"]
 
@@ -70,11 +70,8 @@ class Taps(TorchFunctionMode):
         return {path: m for m, path in self._paths.items() if path and any(fnmatchcase(path, p) for p in self.patterns)}
 
     def __enter__(self):
-        modes = {module: module.training for module in self.model.modules()}
-        self._exit.callback(_restore, modes)
         try:
-            with suppress(RuntimeError):  # an exported program has no modes: it is as it was exported
-                self.model.eval()
+            self._exit.enter_context(evaluating(self.model))
             for module, path in self._paths.items():
                 self._hook(module, path)
             if "torch._dynamo" in sys.modules:  # something may be compiled: run what is underneath
@@ -225,7 +222,7 @@ class Taps(TorchFunctionMode):
             with torch.no_grad():
                 super().__enter__()
                 try:
-                    output = _call(self.model, inputs)
+                    output = called(self.model, inputs)
                 except CofireError:
                     raise
                 except Exception as error:
@@ -316,12 +313,6 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [tensor for item in value for tensor in tensors_in(item)] if isinstance(value, list | tuple) else []
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
-
-
 def _describe(inputs: Any) -> str:
     shapes = [f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}" for x in tensors_in(inputs)]
     return f"inputs {', '.join(shapes)}" if shapes else "inputs without a tensor"
@@ -344,8 +335,3 @@ def _output_of(output: Any, module: nn.Module) -> Any:
     if isinstance(output, Mapping):
         output = next((item for item in output.values() if isinstance(item, Tensor)), None)
     return output
-
-
-def _restore(modes: dict[nn.Module, bool]) -> None:
-    for module, training in modes.items():
-        module.training = training

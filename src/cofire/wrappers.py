@@ -1,13 +1,16 @@
-"""The eager module underneath data parallelism, sharding and compilation, and its names without their prefixes."""
+"""A model from outside: what is underneath its wrappers, where it is, how it is called, and its modes put back."""
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import nn
 
 from cofire.errors import ModelError
 
-__all__ = ["clean_name", "unwrap"]
+__all__ = ["called", "clean_name", "device_of", "evaluating", "unwrap"]
 
 _WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(\.|$)")
 
@@ -40,3 +43,31 @@ def unwrap(model: nn.Module) -> nn.Module:
                 "Pass the model from which it was scripted.",
             )  # fmt: skip
     return model
+
+
+def device_of(model: nn.Module, device: Any = None) -> torch.device:
+    """The device that was asked for, else that of the model's first parameter, else the CPU."""
+    if device is not None:
+        return torch.device(device)
+    first = next(iter(model.parameters()), None)
+    return first.device if first is not None else torch.device("cpu")
+
+
+def called(model: nn.Module, inputs: Any) -> Any:
+    """The model's output: a mapping is taken as keyword arguments, a tuple or list as positional ones."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode; every module has the mode that it had when the context ends, however it ends."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with suppress(RuntimeError):  # an exported program has no modes
+            model.eval()
+        yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,176 @@
+"""A frozen model read batch by batch: its hidden units, its class scores and the labels, with nothing kept."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cofire.batches import Batch, as_batch, logits_of, samples_in
+from cofire.errors import InputError, ModelError
+from cofire.listing import LayerInfo
+from cofire.orders import check_statistics
+from cofire.progress import track
+from cofire.stats import FiringStats
+from cofire.taps import Taps
+from cofire.weights import digest
+from cofire.wrappers import device_of
+
+__all__ = ["Reader", "Reading", "scores_in"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one batch showed.
+
+    Args:
+        units: Hidden units by layer, [samples, units], pooled as in the statistics.
+        firing: Share of positions at which a unit fires, by layer, [samples, units]; zeros and ones where there is one.
+        logits: Class scores whose softmax are the model's probabilities, [samples, classes].
+        labels: True classes, int64 [samples].
+        inputs: The model's inputs.
+    """
+
+    units: dict[str, Tensor]
+    firing: dict[str, Tensor]
+    logits: Tensor
+    labels: Tensor
+    inputs: Any
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+
+class Reader:
+    """A context in which a model's hidden units are read beside its class scores, batch by batch.
+
+    The model runs in eval mode without gradients and is as it was when the context ends.
+
+    Args:
+        model: The model that the statistics are of.
+        stats: Its statistics: they name the layers, and say how positions become units and above what a unit fires.
+        layers: Some of their layers; by default all.
+        device: Where to run; by default where the model is.
+
+    Raises:
+        InputError: Statistics of another model, or recorded with ``pool="none"`` in some layers and not in others.
+        LayerError: A layer that the statistics do not hold.
+
+    >>> import cofire
+    >>> digits = cofire.data.load("digits", limit=100)
+    >>> net = cofire.zoo.model("fcnn:64-16-10", seed=0)
+    >>> stats = cofire.record(net, digits.batches())
+    >>> with Reader(net, stats) as reader:
+    ...     [reading.units["relu1"].shape for reading in reader.over(digits.batches(batch_size=60))]
+    [torch.Size([60, 16]), torch.Size([40, 16])]
+    """
+
+    def __init__(self, model: nn.Module, stats: FiringStats, layers: str | Sequence[str] | None = None, device: Any = None):
+        names = [layers] if isinstance(layers, str) else list(stats) if layers is None else list(layers)
+        pools = {stats[name].choices.pool for name in names}
+        if len(pools) != 1:
+            raise InputError(
+                "layers must be recorded with one way of pooling", f"found {', '.join(sorted(pools)) or 'no layer'}"
+            )
+        check_statistics(stats, digest(model))
+        self.stats, self.names, self.device = stats, names, device_of(model, device)
+        self.taps = Taps(model, names, pools.pop())
+        self._first = True
+
+    def __enter__(self):
+        self.taps.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self.taps.__exit__(*exception)
+        self.taps.edit = None
+
+    def over(self, batches: Iterable, what: str = "reading", progress: bool = False) -> Iterator[Reading]:
+        """Readings of labelled batches.
+
+        Args:
+            batches: (inputs, labels) or mappings with labels, as for :func:`cofire.record`.
+            what: A word for the progress bar.
+            progress: Show one on a terminal.
+
+        Raises:
+            InputError: Batches or labels of another form, or none.
+        """
+        seen = 0
+        for index, item in enumerate(track(batches, what, progress)):
+            batch = as_batch(item, self.device, self.stats.classes, f"batch {index}")
+            if len(batch):
+                seen += len(batch)
+                yield self.read(batch)
+        if not seen:
+            raise InputError("there must be at least one sample", "the batches are empty")
+
+    def unlabelled(self, inputs: Any) -> Reading:
+        """The reading of inputs whose classes nobody knows; its labels are all -1."""
+        count = samples_in(inputs)
+        if not count:
+            raise InputError("inputs must hold at least one sample", f"found {type(inputs).__name__}")
+        batch = as_batch((inputs, torch.zeros(count, dtype=torch.int64)), self.device, None, "the inputs")
+        return replace(self.read(batch), labels=torch.full_like(batch.labels, -1))
+
+    def read(self, batch: Batch) -> Reading:
+        """The reading of one batch on the reader's device.
+
+        Raises:
+            LayerError: A layer was not called.
+            ModelError: The output holds no class scores, or for another number of classes.
+        """
+        if self._first:  # which call is which layer is judged in the first forward pass, and units are seen from the second
+            self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+            self.taps.check()
+            self._first = False
+        units: dict[str, Tensor] = {}
+        firing: dict[str, Tensor] = {}
+
+        def see(info: LayerInfo, output: Tensor) -> None:
+            place, pool = info.arrangement, self.taps.pool
+            units[info.name] = place.pool(output, pool, batch.mask)
+            several = place.layout in ("conv", "tokens", "recurrent") and output.ndim > 2
+            fires = (output if several else units[info.name]) > self.stats[info.name].threshold
+            firing[info.name] = place.pool(fires, "mean", batch.mask) if several else fires.to(units[info.name].dtype)
+
+        self.taps.edit = see
+        output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+        missing = next((name for name in self.names if name not in units), None)
+        if missing is not None:
+            raise ModelError(f"layer {missing!r} must be called in every batch", "it was not called in this one")
+        return Reading(
+            {name: units[name] for name in self.names}, {name: firing[name] for name in self.names},
+            scores_in(output, self.stats.classes), batch.labels, batch.inputs,
+        )  # fmt: skip
+
+
+def scores_in(output: Any, classes: int) -> Tensor:
+    """Class scores in a model's output whose softmax are its probabilities, float32 or float64 [samples, classes].
+
+    Probabilities (rows of numbers of at least 0 that sum to 1) become their logarithms. A single output z of a model of two
+    classes becomes (0, z); if it lies between 0 and 1 for all samples, it is taken as a probability.
+
+    Raises:
+        ModelError: No such tensor, or another number of classes.
+
+    >>> scores_in(torch.tensor([[0.25, 0.75]]), 2).exp().tolist()
+    [[0.25, 0.75]]
+    """
+    logits = logits_of(output)
+    if logits is None:
+        raise ModelError("the model must give class scores [samples, classes]", "its output holds no such tensor")
+    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    if logits.shape[1] == 1 and classes == 2:
+        inside = bool(((logits >= 0) & (logits <= 1)).all())
+        logits = torch.logit(logits, 1e-6) if inside else logits
+        return torch.cat([torch.zeros_like(logits), logits], 1)
+    if logits.shape[1] != classes:
+        raise ModelError(
+            "the model must give a score for every class of the statistics", f"it gives {logits.shape[1]} for {classes} classes"
+        )
+    sums = logits.sum(1)
+    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        return logits.clamp(min=1e-12).log()
+    return logits
