@@ -71,7 +71,7 @@ clean: ## Remove what was built; .venv stays
 
 .venv/.test: .venv/.core $(PINNED)
 	@echo "Installing what the tests need"
-	@$(INSTALL) -e '.[vision,hf]' --group test
+	@$(INSTALL) -e '.[vision,hf,lightning,prune,track,onnx]' --group test
 	@touch $@
 
 .venv/.lint: .venv/.ready $(PINNED)
@@ -86,5 +86,5 @@ clean: ## Remove what was built; .venv stays
 
 .venv/.bench: .venv/.test $(PINNED)
 	@echo "Installing the peers to compare with"
-	@$(INSTALL) -e '.[vision,hf]' --group bench
+	@$(INSTALL) -e '.[vision,hf,lightning,prune,track,onnx]' --group bench
 	@touch $@
