@@ -8,6 +8,8 @@ from cofire.version import __version__
 if TYPE_CHECKING:
     from cofire import data, errors, zoo
     from cofire.ablation import ablate
+    from cofire.boosted import Boosted, load_boosted
+    from cofire.boosting import boost
     from cofire.curves import Curve
     from cofire.depths import depth
     from cofire.errors import CofireError, CofireWarning
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "ablation": ("ablate",),
+    "boosted": ("Boosted", "load_boosted"),
+    "boosting": ("boost",),
     "curves": ("Curve",),
     "depths": ("depth",),
     "pruning": ("cost", "load_pruned", "prune"),
@@ -71,6 +75,7 @@ _PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "MEASURES",
+    "Boosted",
     "Coactivation",
     "CofireError",
     "CofireWarning",
@@ -83,6 +88,7 @@ __all__ = [
     "ablate",
     "activation_entropy",
     "always_on_units",
+    "boost",
     "class_means",
     "class_selectivity",
     "coactivation",
@@ -100,6 +106,7 @@ __all__ = [
     "layers",
     "live_units",
     "load",
+    "load_boosted",
     "load_pruned",
     "modularity",
     "modularity_bisection",

@@ -66,7 +66,9 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
 
 def samples_in(inputs: Any) -> int | None:
     """Number of samples in a model's inputs: the length of the first tensor found; None where there is none."""
-    if isinstance(inputs, Tensor) or hasattr(inputs, "__array__"):
+    if isinstance(inputs, Tensor):
+        return inputs.shape[0] if inputs.ndim else None
+    if hasattr(inputs, "__array__"):
         return len(inputs)
     if isinstance(inputs, Mapping):
         inputs = list(inputs.values())

@@ -49,8 +49,8 @@ class Arrangement:
             values = values.movedim(self.sample_axis, 0)
         if values.dtype not in (torch.float32, torch.float64):
             values = values.float()
-        if values.ndim <= 2 or self.layout == "positions":
-            return values.reshape(len(values), -1).contiguous()
+        if values.ndim <= 2 or self.layout == "positions":  # no len(): under torch.export the batch may be of any size
+            return (values[:, None] if values.ndim == 1 else values.flatten(1)).contiguous()
         axes = tuple(range(2, values.ndim)) if self.layout == "conv" else tuple(range(1, values.ndim - 1))
         if self.layout != "conv" and mask is not None and values.ndim == 3 and mask.shape == values.shape[:2]:
             return _masked(values, mask.bool(), how)

@@ -1,6 +1,6 @@
 """A frozen model read batch by batch: its hidden units, its class scores and the labels, with nothing kept."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from cofire.taps import Taps
 from cofire.weights import digest
 from cofire.wrappers import device_of
 
-__all__ = ["Reader", "Reading", "scores_in"]
+__all__ = ["Reader", "Reading", "Sight", "form_of", "scores_in", "units_and_firing"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Reader:
         check_statistics(stats, digest(model))
         self.stats, self.names, self.device = stats, names, device_of(model, device)
         self.taps = Taps(model, names, pools.pop())
-        self._first = True
+        self.form = ""
 
     def __enter__(self):
         self.taps.__enter__()
@@ -84,7 +84,6 @@ class Reader:
 
     def __exit__(self, *exception):
         self.taps.__exit__(*exception)
-        self.taps.edit = None
 
     def over(self, batches: Iterable, what: str = "reading", progress: bool = False) -> Iterator[Reading]:
         """Readings of labelled batches.
@@ -121,56 +120,124 @@ class Reader:
             LayerError: A layer was not called.
             ModelError: The output holds no class scores, or for another number of classes.
         """
-        if self._first:  # which call is which layer is judged in the first forward pass, and units are seen from the second
-            self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+        if not self.form:  # which call is which layer is judged in the first forward pass, and units are seen from the second
+            output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
             self.taps.check()
-            self._first = False
-        units: dict[str, Tensor] = {}
-        firing: dict[str, Tensor] = {}
-
-        def see(info: LayerInfo, output: Tensor) -> None:
-            place, pool = info.arrangement, self.taps.pool
-            units[info.name] = place.pool(output, pool, batch.mask)
-            several = place.layout in ("conv", "tokens", "recurrent") and output.ndim > 2
-            fires = (output if several else units[info.name]) > self.stats[info.name].threshold
-            firing[info.name] = place.pool(fires, "mean", batch.mask) if several else fires.to(units[info.name].dtype)
-
-        self.taps.edit = see
-        output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-        missing = next((name for name in self.names if name not in units), None)
-        if missing is not None:
-            raise ModelError(f"layer {missing!r} must be called in every batch", "it was not called in this one")
-        return Reading(
-            {name: units[name] for name in self.names}, {name: firing[name] for name in self.names},
-            scores_in(output, self.stats.classes), batch.labels, batch.inputs,
-        )  # fmt: skip
+            self.form = form_of(output, self.stats.classes)
+        thresholds = {name: self.stats[name].threshold for name in self.names}
+        output, units, firing = units_and_firing(self.taps, batch.inputs, len(batch), thresholds, batch.mask)
+        return Reading(units, firing, scores_in(output, self.form), batch.labels, batch.inputs)
 
 
-def scores_in(output: Any, classes: int) -> Tensor:
-    """Class scores in a model's output whose softmax are its probabilities, float32 or float64 [samples, classes].
+def units_and_firing(
+    taps: Taps,
+    inputs: Any,
+    samples: int,
+    thresholds: Mapping[str, float],
+    mask: Tensor | None = None,
+    chosen: Mapping[str, Tensor] | None = None,
+) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    """One forward pass: the model's output, its hidden units, and the share of positions at which they fire.
 
-    Probabilities (rows of numbers of at least 0 that sum to 1) become their logarithms. A single output z of a model of two
-    classes becomes (0, z); if it lies between 0 and 1 for all samples, it is taken as a probability.
+    Args:
+        taps: An entered context that has seen a forward pass before.
+        inputs: The model's inputs.
+        samples: Samples in the batch.
+        thresholds: The layers, and above what their units fire.
+        mask: Which tokens count.
+        chosen: Only these units of these layers; of layers with one position, whose firing follows from the units, no firing.
 
     Raises:
-        ModelError: No such tensor, or another number of classes.
+        ModelError: A layer was not called.
+    """
+    sight = Sight(thresholds, taps.pool, mask, chosen)
+    taps.edit = sight.see
+    try:
+        output = taps.forward(inputs, samples, lambda *_: None, mask)
+    finally:
+        taps.edit = None
+    return output, *sight.all()
 
-    >>> scores_in(torch.tensor([[0.25, 0.75]]), 2).exp().tolist()
+
+class Sight:
+    """What a forward pass shows of some layers: pooled units, and the share of positions at which they fire.
+
+    Args:
+        thresholds: The layers, and above what their units fire.
+        pool: How positions become units.
+        mask: Which tokens count.
+        chosen: Only these units of these layers; of layers with one position, whose firing follows from the units, no firing.
+    """
+
+    def __init__(self, thresholds: Mapping[str, float], pool: str, mask: Tensor | None, chosen: Mapping[str, Tensor] | None):
+        self.thresholds, self.pool, self.mask, self.chosen = thresholds, pool, mask, chosen
+        self.units: dict[str, Tensor] = {}
+        self.firing: dict[str, Tensor] = {}
+
+    def see(self, info: LayerInfo, output: Tensor) -> None:
+        """Take up one layer's activation."""
+        place, name = info.arrangement, info.name
+        if self.chosen and name in self.chosen:
+            output = output.index_select(1 if place.layout == "conv" else -1, self.chosen[name])
+        self.units[name] = place.pool(output, self.pool, self.mask)
+        if place.layout in ("conv", "tokens", "recurrent") and output.ndim > 2:
+            self.firing[name] = place.pool(output > self.thresholds[name], "mean", self.mask)
+        elif self.chosen is None:
+            self.firing[name] = (self.units[name] > self.thresholds[name]).to(self.units[name].dtype)
+
+    def all(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Units and firing of every layer.
+
+        Raises:
+            ModelError: A layer was not called.
+        """
+        missing = next((name for name in self.thresholds if name not in self.units), None)
+        if missing is not None:
+            raise ModelError(f"layer {missing!r} must be called in every batch", "it was not called in this one")
+        return {name: self.units[name] for name in self.thresholds}, self.firing
+
+
+def form_of(output: Any, classes: int) -> str:
+    """What a model's output holds for each class: "logits" or "probabilities", of every class or, of two, of the second.
+
+    Rows of numbers of at least 0 that sum to 1 are probabilities; so is a single output that lies between 0 and 1 for all
+    samples.
+
+    Returns:
+        "logits", "probabilities", "logit" or "probability".
+
+    Raises:
+        ModelError: No tensor of class scores, or another number of classes.
+    """
+    logits = logits_of(output)
+    if logits is None:
+        raise ModelError("the model must give class scores [samples, classes]", "its output holds no such tensor")
+    if logits.shape[1] == 1 and classes == 2:
+        return "probability" if bool(((logits >= 0) & (logits <= 1)).all()) else "logit"
+    if logits.shape[1] != classes:
+        raise ModelError(
+            "the model must give a score for every class of the statistics", f"it gives {logits.shape[1]} for {classes} classes"
+        )
+    return "probabilities" if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()) else "logits"
+
+
+def scores_in(output: Any, form: str) -> Tensor:
+    """Class scores whose softmax are the model's probabilities, float32 or float64 [samples, classes].
+
+    Args:
+        output: The model's output.
+        form: What it holds, by :func:`form_of`.
+
+    >>> scores_in(torch.tensor([[0.25, 0.75]]), "probabilities").exp().tolist()
     [[0.25, 0.75]]
     """
     logits = logits_of(output)
     if logits is None:
         raise ModelError("the model must give class scores [samples, classes]", "its output holds no such tensor")
     logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-    if logits.shape[1] == 1 and classes == 2:
-        inside = bool(((logits >= 0) & (logits <= 1)).all())
-        logits = torch.logit(logits, 1e-6) if inside else logits
-        return torch.cat([torch.zeros_like(logits), logits], 1)
-    if logits.shape[1] != classes:
-        raise ModelError(
-            "the model must give a score for every class of the statistics", f"it gives {logits.shape[1]} for {classes} classes"
-        )
-    sums = logits.sum(1)
-    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+    if form == "probabilities":
         return logits.clamp(min=1e-12).log()
+    if form in ("logit", "probability"):
+        logits = torch.logit(logits, 1e-6) if form == "probability" else logits
+        return torch.cat([torch.zeros_like(logits), logits], 1)
     return logits

@@ -1,0 +1,275 @@
+"""A frozen model with a head that reads its hidden layers again: what a boost gives back, saves and exports."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cofire import storage
+from cofire.batches import samples_in
+from cofire.errors import FileError, InputError
+from cofire.hidden import SHARE_MEAN, SHARE_SCALE, Block
+from cofire.listing import LayerInfo
+from cofire.pooling import Arrangement
+from cofire.probes import Auxiliary, proposed
+from cofire.readings import Sight, scores_in
+from cofire.stacking import Stack
+from cofire.taps import Taps
+from cofire.weights import digest
+from cofire.wrappers import called, clean_name, evaluating, unwrap
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Boosted", "PaperHead", "Rereading", "load_boosted", "plan_of"]
+
+
+class Rereading(nn.Module):
+    """Scores times a factor, plus a linear function of hidden units; without layers it is temperature scaling.
+
+    Args:
+        factor: Of the model's scores.
+        intercept: Added to each class, [classes].
+        layers: For each layer the units that are read, [units], and their weights, [units, classes] or, with the shares of
+            firing positions below them, [2 units, classes].
+    """
+
+    def __init__(self, factor: float, intercept: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]] | None = None):
+        super().__init__()
+        self.names = list(layers or {})
+        self.factor: Tensor
+        self.intercept: Tensor
+        self.register_buffer("factor", torch.tensor(float(factor)))
+        self.register_buffer("intercept", intercept.float())
+        for index, (units, weights) in enumerate((layers or {}).values()):
+            self.register_buffer(f"units{index}", units)
+            self.register_buffer(f"weights{index}", weights.float())
+
+    @classmethod
+    def of(cls, stack: Stack, blocks: list[Block], weights: Tensor) -> "Rereading":
+        """The head of a stack and a correction of centred and scaled rows, both folded into plain weights.
+
+        Args:
+            stack: How the correction and the model's scores are added.
+            blocks: What the rows hold.
+            weights: float64 [features + 1, classes], the last row the intercept.
+        """
+        layers: dict[str, tuple[Tensor, Tensor]] = {}
+        intercept, start = stack.offset.to(weights) + stack.other * weights[-1], 0
+        for block in blocks:
+            count = len(block.units)
+            plain = stack.other * weights[start : start + count] / block.scale
+            intercept = intercept - block.mean.to(weights) @ plain
+            start += count
+            if block.share:
+                shares = stack.other * weights[start : start + count] / SHARE_SCALE
+                intercept, start = intercept - SHARE_MEAN * shares.sum(0), start + count
+                plain = torch.cat([plain, shares])
+            layers[block.layer] = block.units, plain
+        return cls(stack.own, intercept, layers)
+
+    @property
+    def chosen(self) -> dict[str, Tensor]:
+        """The units that are read, by layer."""
+        return {name: getattr(self, f"units{index}") for index, name in enumerate(self.names)}
+
+    def forward(self, scores: Tensor, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Tensor:
+        """Boosted class scores [samples, classes], from the chosen units."""
+        found = self.factor * scores + self.intercept
+        for index, name in enumerate(self.names):
+            weights = getattr(self, f"weights{index}")
+            rows = torch.cat([units[name], firing[name]], 1) if len(weights) > units[name].shape[1] else units[name]
+            found = found + rows.to(weights.dtype) @ weights
+        return found
+
+
+class PaperHead(nn.Module):
+    """The paper's head: an auxiliary net on the model's probabilities and the second opinion of the firing pattern.
+
+    Args:
+        probability: Firing probability by layer, [classes, units].
+        thresholds: Above what their units fire.
+        net: The auxiliary net.
+        scaled: Whether the second opinion sums to one.
+    """
+
+    def __init__(self, probability: Mapping[str, Tensor], thresholds: Mapping[str, float], net: Auxiliary, scaled: bool):
+        super().__init__()
+        self.names, self.thresholds, self.net, self.scaled = list(probability), dict(thresholds), net, scaled
+        self.chosen: dict[str, Tensor] = {}  # all units
+        self.probability: Tensor
+        self.register_buffer("probability", torch.cat([probability[name] for name in self.names], 1).float())
+
+    def forward(self, scores: Tensor, units: Mapping[str, Tensor], _firing: Mapping[str, Tensor]) -> Tensor:
+        """The auxiliary net's class scores [samples, classes]."""
+        return self.net(self.inputs(scores, units))
+
+    def inputs(self, scores: Tensor, units: Mapping[str, Tensor]) -> Tensor:
+        """What the auxiliary net reads, [samples, 2 classes]."""
+        fires = torch.cat([(units[name] > self.thresholds[name]).float() for name in self.names], 1)
+        predicted = scores.float().softmax(1)
+        return torch.cat([predicted, proposed(self.probability, fires, predicted, self.scaled)], 1)
+
+
+class Boosted(nn.Module):
+    """A frozen model and a head on its hidden layers, as one module that gives class scores.
+
+    The model's own parameters are as they were, and neither they nor the head have gradients. It can be saved
+    (:meth:`save`, :func:`load_boosted`), exported with ``torch.export`` and ``torch.onnx``, and takes batches of any size.
+
+    Args:
+        model: The model, which is not copied.
+        head: What becomes of its scores and hidden units.
+        plan: How the hidden units are found: the layers' arrangement, thresholds, pooling and the form of the output.
+        record: What :func:`cofire.boost` found: rows of the table and of the classes, and words.
+    """
+
+    def __init__(self, model: nn.Module, head: Rereading | PaperHead, plan: dict[str, Any], record: dict[str, Any]):
+        super().__init__()
+        self.model, self.head, self.plan, self.record = unwrap(model), head, plan, record
+        self.training = False
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Class scores [samples, classes] of the model's inputs."""
+        given = named or (inputs[0] if len(inputs) == 1 else inputs)
+        samples, mask = samples_in(given), named.get("attention_mask")
+        if samples is None:
+            raise InputError("inputs must hold a tensor", f"found {type(given).__name__}")
+        thresholds = {name: self.plan["layers"][name]["threshold"] for name in self.head.names}
+        sight = Sight(thresholds, self.plan["pool"], mask, self.head.chosen)
+        with torch.no_grad():
+            output = self._run(given, samples, mask, sight)
+            return self.head(scores_in(output, self.plan["form"]), *sight.all())
+
+    def _run(self, given: Any, samples: int, mask: Tensor | None, sight: Sight) -> Any:
+        """The model's output; its hidden layers go to the sight."""
+        known = _known(self.plan, self.head.names)
+        layouts = {self.plan["layers"][name]["layout"] for name in self.head.names}
+        modules = {clean_name(path): module for path, module in self.model.named_modules() if path}
+        paths = {name.partition("#")[0] for name in self.head.names}
+        if "recurrent" in layouts or not paths <= modules.keys():  # a functional call is no module's output
+            taps = Taps(self.model, lambda _info: False, self.plan["pool"])  # what is read is known: nothing is chosen
+            taps.known, taps.edit = known, sight.see
+            with taps:
+                return taps.forward(given, samples, lambda *_: None, mask)
+        calls: dict[str, int] = {}
+        with evaluating(self.model), ExitStack() as hooks:
+            for path in paths:
+
+                def leave(_module, _inputs, output, path=path):
+                    calls[path] = calls.get(path, 0) + 1
+                    info = known.get(path if calls[path] == 1 else f"{path}#{calls[path]}")
+                    if info is not None:
+                        sight.see(info, output)
+
+                hooks.callback(modules[path].register_forward_hook(leave).remove)
+            return called(self.model, given)
+
+    def train(self, mode: bool = True) -> "Boosted":  # noqa: ARG002 (nn.Module's)
+        """Nothing, whatever the mode: the model is frozen, and runs in eval mode."""
+        return self
+
+    @property
+    def words(self) -> list[str]:
+        """Whether there is a gain, and where it comes from, in sentences."""
+        return list(self.record["words"])
+
+    @property
+    def gained(self) -> bool:
+        """Whether the hidden layers are read; else this is the model, or the model with another temperature."""
+        return bool(self.head.names)
+
+    def summary(self) -> "pandas.DataFrame":
+        """The boost beside its controls, a row each: accuracy, log-loss, calibration, and gains with their intervals."""
+        import pandas
+
+        return pandas.DataFrame(self.record["rows"])
+
+    def by_class(self) -> "pandas.DataFrame":
+        """Accuracy of every class without and with the boost, a row per class."""
+        import pandas
+
+        return pandas.DataFrame(self.record["classes"])
+
+    def __repr__(self) -> str:
+        head = self.head
+        if isinstance(head, Rereading) and not head.names:
+            return f"Boosted({type(self.model).__name__}, scores times {float(head.factor):.3g})"
+        return f"Boosted({type(self.model).__name__}, reads {', '.join(head.names)} again)"
+
+    def save(self, path: str | Path) -> None:
+        """Write the head and what is known of it to one safetensors file; the model's weights are not in it.
+
+        Raises:
+            FileError: The folder does not exist or is not writable, or the disk is full.
+        """
+        head = self.head
+        kind = {"kind": "rereading"}
+        if isinstance(head, PaperHead):
+            kind = {"kind": "paper", "thresholds": head.thresholds, "scaled": head.scaled}
+        header = {"digest": digest(self.model), "head": {"names": head.names, **kind}, "plan": self.plan, "record": self.record}
+        storage.write(path, dict(head.state_dict()), {"boosted": header})
+
+
+def load_boosted(model: nn.Module, path: str | Path) -> Boosted:
+    """A boosted model from its file and the model that it was made of.
+
+    Args:
+        model: The same model, with the same weights; it is not copied.
+        path: What :meth:`Boosted.save` wrote.
+
+    Raises:
+        FileError: No such file, truncated, or no boosted model.
+        InputError: The head was fitted to other weights.
+    """
+    tensors, header = storage.read(path)
+    if "boosted" not in header:
+        raise FileError("wanted a boosted model", f"{str(path)!r} holds something else of cofire", "Boosted.save writes one.")
+    header = header["boosted"]
+    if header["digest"] != digest(model):
+        raise InputError(
+            "a boosted model needs the weights that it was fitted to",
+            f"they have digest {header['digest']}, the model has {digest(model)}",
+        )  # fmt: skip
+    said = header["head"]
+    if said["kind"] == "paper":
+        wide = tensors["probability"]
+        sizes = {name: header["plan"]["layers"][name]["units"] for name in said["names"]}
+        parts = dict(zip(sizes, wide.split(list(sizes.values()), 1), strict=True))
+        head: Rereading | PaperHead = PaperHead(parts, said["thresholds"], Auxiliary(len(wide)), said["scaled"])
+    else:
+        layers = {name: (tensors[f"units{i}"], tensors[f"weights{i}"]) for i, name in enumerate(said["names"])}
+        head = Rereading(1.0, tensors["intercept"], layers)
+    head.load_state_dict(tensors)
+    head.requires_grad_(False)
+    return Boosted(model, head.to(next((p.device for p in model.parameters()), "cpu")), header["plan"], header["record"])
+
+
+def plan_of(taps: Taps, thresholds: Mapping[str, float], form: str) -> dict[str, Any]:
+    """What :class:`Boosted` needs to find the hidden units, as plain values.
+
+    Args:
+        taps: Taps that have seen a forward pass.
+        thresholds: Above what units fire, by layer.
+        form: What the model's output holds.
+    """
+    layers = {
+        info.name: {
+            "kind": info.kind, "layout": info.layout, "axis": info.arrangement.sample_axis, "shape": list(info.shape),
+            "units": info.units, "threshold": float(thresholds[info.name]),
+        }
+        for info in taps.layers
+    }  # fmt: skip
+    return {"layers": layers, "others": [name for name in taps.known if name not in layers], "pool": taps.pool, "form": form}
+
+
+def _known(plan: dict[str, Any], names: list[str]) -> dict[str, LayerInfo | None]:
+    """Every call of the model that was judged: so nothing is left to judge, which needs tensors with values."""
+    known: dict[str, LayerInfo | None] = dict.fromkeys([*plan["others"], *plan["layers"]])
+    for name in names:
+        held = plan["layers"][name]
+        known[name] = LayerInfo(name, held["kind"], Arrangement(held["layout"], held["axis"], tuple(held["shape"])))
+    return known

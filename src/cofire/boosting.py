@@ -1,0 +1,268 @@
+"""A frozen classifier made better, where there is something to gain, from what its hidden layers hold."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
+from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_heads, probes, trained_on
+from cofire.errors import CofireWarning, InputError
+from cofire.gains import class_rows, is_gain, rows_of, words_of
+from cofire.hidden import blocks_of, rows
+from cofire.readings import Reader, Reading
+from cofire.residuals import Sums, corrections
+from cofire.stacking import Stack, cross_fitted, stacked
+from cofire.stats import FiringStats
+from cofire.taps import tensors_in
+
+__all__ = ["boost"]
+
+
+def boost(
+    model: nn.Module, batches: Iterable, stats: FiringStats, validation: Iterable | None = None, method: str = "auto", *,
+    layers: int | str | Sequence[str] | None = None, test: Iterable | None = None, controls: bool = True, features: int = 4096,
+    scaled: bool = True, rate: float = 1e-4, seed: int = 0, device=None, progress: bool = True,
+) -> Boosted:  # fmt: skip
+    r"""A frozen model with a head that reads its hidden layers again, beside the controls that say what the head is worth.
+
+    ``method="auto"`` adds a linear function of all hidden units to the class scores. It comes in closed form from sums over
+    ``batches`` (two readings; nothing is kept), and ``validation`` fits how much of it is added:
+
+    .. math:: a\,z + b\,x W + c, \qquad W = (H/n + \lambda D)^{-1} G / n .
+
+    It is accepted only where, on held-out samples that a fit did not see, it lowers the log-loss below that of a fitted
+    temperature with a 95 % interval above 0, and no accuracy is lost. Else the model comes back, with a temperature if that
+    lowers the log-loss in the same sense. ``method="paper"`` is the auxiliary net of the paper, and always accepted.
+
+    Source:
+        "paper": paper 000, section 5.2 and equation 16. "auto": ours; see :mod:`cofire.residuals`.
+
+    Args:
+        model: The frozen classifier.
+        batches: Labelled data to fit on: best some that the model was not trained on; its training data work for "auto" too.
+        stats: Firing statistics of the model on training data.
+        validation: Labelled data that neither the model nor ``batches`` saw.
+        method: "auto" or "paper".
+        layers: The hidden layers to read: names, or how many of the last; by default all ("auto") or the last ("paper").
+        test: Labelled data on which everything is measured as well; nothing is chosen on them.
+        controls: Also fit and measure the controls. They take more time than the boost.
+        features: Read at most so many numbers per sample; the fit takes its square in memory. Above it, every layer gives the
+            units that say most about the class.
+        scaled: Scale the paper's second opinion to sum one.
+        rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
+        seed: Of everything that is drawn.
+        device: Where to run; by default where the model is.
+        progress: Show progress bars on a terminal.
+
+    Returns:
+        A module that gives class scores; :meth:`Boosted.summary` has the table, ``words`` the sentences.
+
+    Raises:
+        InputError: Another method, no held-out data, a class without samples, statistics of another model.
+
+    >>> import cofire
+    >>> digits = cofire.data.load("digits", limit=600)
+    >>> parts = list(digits.batches(batch_size=200))
+    >>> net = cofire.zoo.model("fcnn:64-16-10", seed=0)
+    >>> stats = cofire.record(net, parts[:2])
+    >>> better = boost(net, parts[:2], stats, validation=parts[2:], controls=False)
+    >>> better.summary().method.tolist()
+    ['model', 'boosted', 'temperature']
+    """
+    if method not in ("auto", "paper"):
+        raise InputError('method must be "auto" or "paper"', f"found {method!r}")
+    if validation is None:
+        raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
+    for name, given in (("batches", batches), ("validation", validation), ("test", test)):
+        if given is not None and iter(given) is given:  # type: ignore[comparison-overlap]
+            raise InputError(f"{name} must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
+    with Reader(model, stats, _chosen(stats, layers, 1 if method == "paper" else len(stats)), device) as reader:
+        fitting = _Fitting(reader, features, seed, progress)
+        fitting.first(batches)
+        held = fitting.measured(validation, {"auto": fitting.auto})
+        fitting.second(batches, held)
+        methods: dict[str, Method] = {"auto": fitting.auto}
+        paper = None
+        if controls or method == "paper":
+            paper, more = fitting.controls(batches, controls, method, scaled, rate)
+            methods |= more
+        held = fitting.measured(validation, methods)
+        if held.seen & fitting.seen:
+            warnings.warn(
+                f"{len(held.seen & fitting.seen):,} samples of validation are in batches too: gains look larger than they are",
+                CofireWarning, stacklevel=2,
+            )  # fmt: skip
+        tested = fitting.measured(test, methods) if test is not None else None
+        plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
+    scores, stacks = _fitted(held, seed)
+    decision = "paper" if method == "paper" else _decided(scores, held.labels)
+    table, label = rows_of(_named(scores, decision), held.labels, "held-out"), held.labels
+    if tested is not None:
+        scores = {name: stack(tested.own, tested.others.get(name, ())) for name, stack in stacks.items()}
+        label = tested.labels
+        table += rows_of(_named(scores, decision), label, "test")
+    head: Rereading | PaperHead = Rereading(stacks[decision].own, torch.zeros(stats.classes))
+    if decision == "paper":
+        head = paper  # type: ignore[assignment]
+    elif decision == "auto":
+        head = Rereading.of(stacks["auto"], fitting.blocks, fitting.weights[stacks["auto"].place])
+    record = {
+        "method": method, "decision": decision, "rows": table,
+        "classes": class_rows(scores["model"], scores[decision], label, stats.class_names, table[-1]["split"]),
+        "words": words_of(table, decision, fitting.notes),
+    }  # fmt: skip
+    return Boosted(model, head.requires_grad_(False).to(reader.device), plan, record)
+
+
+@dataclass
+class _Measured:
+    """Class scores of a data set: the model's, and candidates by method."""
+
+    own: Tensor
+    labels: Tensor
+    others: dict[str, list[Tensor]]
+    seen: set[int]
+
+
+class _Fitting:
+    """One call of :func:`boost`: the passes over the data, and what they leave."""
+
+    def __init__(self, reader: Reader, features: int, seed: int, progress: bool):
+        self.reader, self.stats, self.seed, self.progress = reader, reader.stats, seed, progress
+        self.blocks = blocks_of(reader.stats, reader.names, features)
+        self.lots = torch.Generator().manual_seed(seed)
+        self.notes: list[str] = []
+        self.seen: set[int] = set()
+        self.weights: Tensor = torch.empty(0)
+        read, there = sum(len(block.units) for block in self.blocks), sum(reader.stats[name].units for name in reader.names)
+        if read < there:
+            self.notes.append(
+                f"It reads {read:,} of {there:,} hidden units, in every layer those that say most about the class."
+            )
+
+    def first(self, batches: Iterable) -> None:
+        """Sums at the model's own scores, and the corrections that follow."""
+        classes = self.stats.classes
+        sums = Sums.empty(sum(block.width for block in self.blocks), classes, self.reader.device)
+        counts = torch.zeros(classes, dtype=torch.int64)
+        self.random = torch.zeros_like(sums.gradient)
+        shares = self.stats.class_counts.double() / self.stats.samples
+        right = 0
+        for reading in self.reader.over(batches, "boost, first reading", self.progress):
+            row = self.rows(reading)
+            sums.update(row, reading.logits, reading.labels)
+            drawn = torch.multinomial(shares, len(reading), replacement=True, generator=self.lots).to(reading.labels)
+            self.random += sums.gradient_of(row, reading.logits, drawn)
+            counts += torch.bincount(reading.labels, minlength=classes).cpu()
+            right += int((reading.logits.argmax(1) == reading.labels).sum())
+            self.seen |= _hashes(reading)
+        empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
+        if empty:
+            raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
+        if right == sums.samples:
+            self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
+        self.sums, self.weights = sums, corrections(sums)
+
+    def second(self, batches: Iterable, held: _Measured) -> None:
+        """One more step, from the best of the first corrections."""
+        stack = stacked(held.own, held.labels, held.others["auto"])
+        best = stack.other * self.weights[stack.place]
+        best[-1] += stack.offset.to(best)
+        sums = Sums.empty(len(best) - 1, self.stats.classes, self.reader.device)
+        for reading in self.reader.over(batches, "boost, second reading", self.progress):
+            row = self.rows(reading)
+            sums.update(row, stack.own * reading.logits + _added(row, best), reading.labels)
+        self.weights = torch.cat([best[None], corrections(sums, start=best)])
+
+    def rows(self, reading: Reading) -> Tensor:
+        """Features of a batch."""
+        return rows(self.blocks, reading.units, reading.firing)
+
+    def auto(self, reading: Reading) -> list[Tensor]:
+        """What each of the corrections adds to the scores."""
+        row = self.rows(reading)
+        return [_added(row, each) for each in self.weights]
+
+    def controls(self, batches: Iterable, every: bool, method: str, scaled: bool, rate: float):
+        """The paper's head, and the methods to stand beside the boost."""
+        reader, names = self.reader, self.reader.names if method == "paper" else self.reader.names[-1:]
+        parts = {"scores": lambda reading: reading.logits, "labels": lambda reading: reading.labels}
+        parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in names}
+        if every:
+            parts |= {"rows": self.rows, "inputs": inputs_of}
+        kept, share = keep(reader, batches, parts, self.sums.samples, self.seed, self.progress)
+        if share < 1:
+            self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
+        paper, methods = paper_heads(kept, self.stats, names, scaled, self.seed)
+        if every:
+            noise = corrections(Sums(self.sums.curvature, self.random, self.sums.samples))
+            methods |= probes(kept, self.blocks)
+            methods["random labels"] = lambda reading: [_added(self.rows(reading), each) for each in noise]
+            methods["one more epoch"] = trained_on(
+                reader.taps.model, batches, self.stats.classes, reader.device, reader.form, rate, self.seed
+            )
+        return paper, methods
+
+    def measured(self, data: Iterable, methods: dict[str, Method]) -> _Measured:
+        """Class scores of every method over a data set."""
+        own, labels, seen = [], [], set()
+        others: dict[str, list[list[Tensor]]] = {name: [] for name in methods}
+        for reading in self.reader.over(data, "measuring", self.progress):
+            own.append(reading.logits)
+            labels.append(reading.labels)
+            seen |= _hashes(reading)
+            for name, method in methods.items():
+                others[name].append(method(reading))
+        joined = {name: [torch.cat(parts) for parts in zip(*found, strict=True)] for name, found in others.items()}
+        return _Measured(torch.cat(own), torch.cat(labels), joined, seen)
+
+
+def _fitted(held: _Measured, seed: int) -> tuple[dict[str, Tensor], dict[str, Stack]]:
+    """Held-out scores of every method from fits without the sample's fold, and the fits to all of them."""
+    nothing = torch.zeros(held.own.shape[1], dtype=torch.float64)
+    scores: dict[str, Tensor] = {"model": held.own.double(), "temperature": cross_fitted(held.own, held.labels, seed=seed)}
+    stacks = {"model": Stack(1.0, 0.0, nothing), "temperature": stacked(held.own, held.labels)}
+    for name, others in held.others.items():
+        if name in AS_THEY_ARE:
+            scores[name], stacks[name] = others[0].double(), Stack(0.0, 1.0, nothing)
+        else:
+            scores[name] = cross_fitted(held.own, held.labels, others, seed=seed)
+            stacks[name] = stacked(held.own, held.labels, others)
+    return scores, stacks
+
+
+def _decided(scores: dict[str, Tensor], labels: Tensor) -> str:
+    """What is given back: the corrected scores only where they beat a temperature, a temperature only where it beats none."""
+    calm = "temperature" if is_gain(scores["model"], scores["temperature"], labels) else "model"
+    better = is_gain(scores["temperature"], scores["auto"], labels) and is_gain(scores["model"], scores["auto"], labels)
+    return "auto" if better else calm
+
+
+def _named(scores: dict[str, Tensor], decision: str) -> dict[str, Tensor]:
+    """The rows of the table in their order; the boost stands second."""
+    first = {"model": scores["model"], "boosted": scores[decision], "temperature": scores["temperature"]}
+    others = {name: value for name, value in scores.items() if name not in first and name != decision}
+    if "auto" in others:
+        others["hidden layers, not taken"] = others.pop("auto")
+    return first | others
+
+
+def _added(row: Tensor, weights: Tensor) -> Tensor:
+    return torch.addmm(weights[-1].to(row), row, weights[:-1].to(row))
+
+
+def _chosen(stats: FiringStats, layers: int | str | Sequence[str] | None, default: int) -> list[str]:
+    if isinstance(layers, bool) or (isinstance(layers, int) and not 1 <= layers <= len(stats)):
+        raise InputError(f"layers as a number is how many of the last, 1 to {len(stats)}", f"found {layers!r}")
+    if layers is None or isinstance(layers, int):
+        return list(stats)[-(layers or default) :]
+    return [layers] if isinstance(layers, str) else [name for name in stats if name in set(layers)] or list(layers)
+
+
+def _hashes(reading: Reading) -> set[int]:
+    """A number for the content of every sample."""
+    first = tensors_in(reading.inputs)[0].cpu()
+    return {hash(sample.contiguous().numpy().tobytes()) for sample in first}

@@ -1,0 +1,123 @@
+"""What a boost gained, beside its controls: rows of a table, and the words that follow from them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval
+
+__all__ = ["class_rows", "is_gain", "rows_of", "words_of"]
+
+
+def rows_of(
+    scores: Mapping[str, Tensor], labels: Tensor, split: str, base: str = "model", boost: str = "boosted"
+) -> list[dict[str, Any]]:
+    """One row per method: how good it is, what it gains over the model, and what the boost gains over it.
+
+    Args:
+        scores: Class scores by method, [samples, classes].
+        labels: True classes.
+        split: What the samples are.
+        base: The method that gains are over.
+        boost: The method whose gain over each other one is given.
+
+    Returns:
+        Accuracies and gains as shares, log-loss in nats (a positive gain is a fall); ``_low`` and ``_high`` are ends of 95 %
+        bootstrap intervals over samples.
+    """
+    right = {name: correct(values, labels) for name, values in scores.items()}
+    loss = {name: losses(values, labels) for name, values in scores.items()}
+    rows = []
+    for name, values in scores.items():
+        row: dict[str, Any] = {
+            "method": name, "split": split, "samples": len(labels), "accuracy": accuracy(values, labels),
+            "log_loss": log_loss(values, labels), "calibration_error": calibration_error(values, labels),
+        }  # fmt: skip
+        for kind, other in (("gain", base), ("boost_minus", boost)):
+            sign = 1 if kind == "gain" else -1
+            hits, falls = sign * (right[name].int() - right[other].int()), sign * (loss[other] - loss[name])
+            for what, values_ in ((kind, hits), (f"loss_{kind}", falls)):
+                row[what] = float(values_.double().mean())
+                row[f"{what}_low"], row[f"{what}_high"] = paired_interval(values_)
+        row["mcnemar"] = mcnemar(right[name], right[base])
+        rows.append(row)
+    return rows
+
+
+def class_rows(base: Tensor, boosted: Tensor, labels: Tensor, names: list[str], split: str) -> list[dict[str, Any]]:
+    """Accuracy of every class that has samples, without and with the boost."""
+    before, after = correct(base, labels), correct(boosted, labels)
+    rows = []
+    for place in labels.unique().tolist():
+        mine = labels == place
+        first, then = float(before[mine].double().mean()), float(after[mine].double().mean())
+        rows.append({
+            "class": names[place], "split": split, "samples": int(mine.sum()), "accuracy": first, "boosted": then,
+            "change": then - first,
+        })  # fmt: skip
+    return rows
+
+
+def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> list[str]:
+    """What the rows say, in sentences.
+
+    Args:
+        rows: By :func:`rows_of`; those of test data count where there are any.
+        decision: "boosted", "temperature" or "model": what is given back.
+        notes: What else is to be known.
+    """
+    split = rows[-1]["split"]
+    table = {row["method"]: row for row in rows if row["split"] == split}
+    boost = table["boosted"]
+    where = f"{boost['samples']:,} {split} samples"
+    if decision == "model":
+        words = [
+            "There is nothing to gain: neither the hidden layers nor a temperature lower the log-loss. The model is given back."
+        ]
+    elif decision == "temperature":
+        words = [
+            "The hidden layers add nothing that held-out samples confirm. The model is given back with a fitted temperature."
+        ]
+    else:
+        words = [
+            f"On {where} the boost changes accuracy by {_points(boost, 'gain')} and lowers the log-loss by "
+            f"{boost['loss_gain']:.4f} [{boost['loss_gain_low']:.4f}, {boost['loss_gain_high']:.4f}] nats."
+        ]
+        controls = [name for name in table if name not in ("model", "boosted")]
+        beaten = [name for name in controls if table[name]["boost_minus_low"] > 0]
+        ahead = [name for name in controls if table[name]["boost_minus_high"] < 0]
+        equal = [name for name in controls if name not in beaten and name not in ahead]
+        if beaten:
+            words.append(f"It is more accurate than {_list(beaten)}.")
+        if equal:
+            words.append(f"It cannot be told from {_list(equal)}: what they use is enough for this gain.")
+        if ahead:
+            words.append(f"It is less accurate than {_list(ahead)}.")
+        if "one more epoch" in equal + ahead:
+            words.append("Training on at a tenth of the rate gains as much: the model was not trained to its end.")
+        if "random labels" in beaten and "random labels" in table:
+            words.append("With random labels in place of the true ones the same fit gives less, so the gain is in the labels.")
+    return words + notes
+
+
+def _points(row: dict[str, Any], what: str) -> str:
+    return f"{100 * row[what]:+.2f} points [{100 * row[f'{what}_low']:+.2f}, {100 * row[f'{what}_high']:+.2f}]"
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def is_gain(base: Tensor, other: Tensor, labels: Tensor) -> bool:
+    """Whether other scores are better: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
+
+    Args:
+        base: Scores to compare with.
+        other: Scores that were fitted without the samples they are judged on.
+        labels: True classes.
+    """
+    fall = losses(base, labels) - losses(other, labels)
+    fewer = int(correct(other, labels).sum()) < int(correct(base, labels).sum())
+    return bool(torch.isfinite(fall).all()) and paired_interval(fall)[0] > 0 and not fewer

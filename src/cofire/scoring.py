@@ -1,0 +1,114 @@
+"""How good predictions are, and whether one set of them is better than another on the same samples."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cofire.errors import InputError
+
+__all__ = ["accuracy", "calibration_error", "correct", "log_loss", "losses", "mcnemar", "paired_interval"]
+
+_RESAMPLES = 2000
+_CHUNK = 2**22
+
+
+def correct(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> Bool[Tensor, " samples"]:
+    """Which samples are classified correctly; of equal scores the first class counts."""
+    _check(logits, labels)
+    return logits.argmax(1) == labels
+
+
+def accuracy(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> float:
+    """Share of samples classified correctly.
+
+    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+    0.5
+    """
+    return float(correct(logits, labels).double().mean())
+
+
+def losses(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> Float[Tensor, " samples"]:
+    """Negative log-likelihood of the true class of every sample, in nats, float64."""
+    _check(logits, labels)
+    return -logits.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def log_loss(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> float:
+    """Mean negative log-likelihood of the true class, in nats."""
+    return float(losses(logits, labels).mean())
+
+
+def calibration_error(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], bins: int = 15) -> float:
+    r"""Expected calibration error: how far the largest probability is from the share of samples that it is right on.
+
+    .. math:: \sum_b \frac{n_b}{n} \left| \mathrm{acc}_b - \mathrm{conf}_b \right|
+
+    over bins of equal width of the largest probability. Range: 0 to 1; lower is better.
+
+    Source:
+        Guo et al. 2017, "On calibration of modern neural networks", equation 3.
+
+    >>> calibration_error(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
+    0.0
+    """
+    right = correct(logits, labels).double()
+    confidence = logits.double().softmax(1).amax(1)
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, place, right - confidence)
+    return float(gap.abs().sum() / len(labels))
+
+
+def mcnemar(mine: Bool[Tensor, " samples"], theirs: Bool[Tensor, " samples"]) -> float:
+    """Exact two-sided p-value of McNemar's test that two classifiers are right equally often.
+
+    Only samples on which exactly one of them is right count; with none of these it is 1.
+
+    Source:
+        McNemar 1947; the exact binomial form.
+
+    >>> mcnemar(torch.tensor([True, True, True]), torch.tensor([False, False, True]))
+    0.5
+    """
+    from scipy.stats import binomtest
+
+    gained, lost = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
+    return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
+
+
+def paired_interval(
+    differences: Float[Tensor, " samples"] | Int[Tensor, " samples"], level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval, over samples, of the mean of paired differences.
+
+    Args:
+        differences: One number per sample, such as correct with minus correct without.
+        level: Share of resampled means inside.
+        seed: Of the resampling.
+
+    Returns:
+        Lower and upper end. What varies is the choice of test samples; the training of the models is not repeated.
+
+    >>> paired_interval(torch.ones(10))
+    (1.0, 1.0)
+    """
+    values, counts = np.unique(differences.double().cpu().numpy(), return_counts=True)
+    n, lots = int(counts.sum()), np.random.default_rng(seed)
+    if not n:
+        raise InputError("an interval needs at least one sample", "found none")
+    if len(values) <= 64:  # a resample is a draw of how often each value occurs
+        means = lots.multinomial(n, counts / n, size=_RESAMPLES) @ values / n
+    else:
+        values, rows = np.repeat(values, counts), max(1, _CHUNK // n)
+        parts = [lots.integers(n, size=(min(rows, _RESAMPLES - start), n)) for start in range(0, _RESAMPLES, rows)]
+        means = np.concatenate([values[part].mean(1) for part in parts])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise InputError(
+            "class scores must be [samples, classes] with a label for each",
+            f"found {tuple(logits.shape)} and {tuple(labels.shape)}",
+        )

@@ -1,0 +1,507 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import cofire
+from cofire.boosted import Rereading
+from cofire.controls import keep
+from cofire.errors import CofireWarning, FileError, InputError
+from cofire.gains import is_gain
+from cofire.hidden import blocks_of, rows
+from cofire.probes import proposed, residual_probes
+from cofire.readings import Reader, form_of, scores_in
+from cofire.residuals import Sums, corrections
+from cofire.scoring import accuracy, log_loss, mcnemar
+from cofire.stacking import cross_fitted, folds_of, stacked
+
+
+class Damaged(nn.Module):
+    """A net whose hidden layers know the class and whose last layer has forgotten part of it."""
+
+    def __init__(self, ending=None):
+        super().__init__()
+        self.fc1, self.relu, self.fc2, self.ending = nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 3), ending
+
+    def forward(self, x):
+        out = self.fc2(self.relu(self.fc1(x)))
+        return out if self.ending is None else self.ending(out)
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc1, self.fc2 = nn.Conv2d(1, 6, 3), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        return self.fc2(torch.nn.functional.gelu(self.fc1(x)))
+
+
+def problem(seed: int, samples: int = 900, ending=None, classes: int = 3):
+    """A net, and data whose classes are those of a teacher."""
+    lots = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    net = Damaged(ending)
+    x = torch.randn(samples, 12, generator=lots)
+    teacher = torch.randn(12, classes, generator=lots)
+    y = (x @ teacher).relu().argmax(1)
+    return net, x, y
+
+
+def split(x, y, size: int = 100):
+    pairs = list(zip(x.split(size), y.split(size), strict=True))
+    third = len(pairs) // 3
+    return pairs[:third], pairs[third : 2 * third], pairs[2 * third :]
+
+
+def labels_of(batches):
+    return torch.cat([y for _, y in batches])
+
+
+def scores_over(model, batches):
+    with torch.no_grad():
+        return torch.cat([model(x) for x, _ in batches])
+
+
+# ---------------------------------------------------------------- closed forms
+
+
+def test_where_every_probability_is_right_there_is_nothing_to_correct():
+    labels = torch.arange(4).repeat(5)
+    sums = Sums.empty(3, 4)
+    sums.update(torch.randn(20, 3), torch.nn.functional.one_hot(labels, 4) * 1e4, labels)
+    assert torch.equal(corrections(sums), torch.zeros(7, 4, 4, dtype=torch.float64))
+
+
+def test_without_features_the_correction_moves_to_the_class_shares():
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    weights = torch.zeros(1, 2, dtype=torch.float64)
+    for _ in range(30):  # Newton steps with a bound of the curvature
+        sums = Sums.empty(0, 2)
+        sums.update(torch.zeros(40, 0), weights[-1].expand(40, 2), labels)
+        weights = corrections(sums, [1.0], start=weights)[0]
+    assert weights[-1].softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-6)
+
+
+def test_a_temperature_is_found_and_changes_no_prediction():
+    lots = torch.Generator().manual_seed(0)
+    true = torch.randn(20_000, 4, generator=lots) * 2
+    labels = torch.multinomial(true.softmax(1), 1, generator=lots)[:, 0]
+    stack = stacked(3 * true, labels)
+    assert stack.own == pytest.approx(1 / 3, rel=0.05)
+    assert stack.other == 0
+    assert torch.equal(stack(3 * true).argmax(1), true.argmax(1))
+
+
+def test_a_temperature_turns_no_scores_around():
+    labels = torch.arange(3).repeat(50)
+    worst = -5.0 * torch.nn.functional.one_hot(labels, 3)
+    assert stacked(worst, labels).own > 0
+
+
+def test_the_papers_second_opinion():
+    probability = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    fires = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    predicted = torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+    assert proposed(probability, fires, predicted, scaled=False).tolist() == [[0.5, 0.5], [0.0, pytest.approx(0.05)]]
+    assert proposed(probability, fires, predicted).tolist() == [[0.5, 0.5], [0.0, pytest.approx(1.0)]]
+
+
+# ---------------------------------------------------------------- laws
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5))
+@settings(deadline=None, max_examples=20)
+def test_sums_do_not_depend_on_batches(seed, parts):
+    lots = torch.Generator().manual_seed(seed)
+    x, z = torch.randn(60, 5, generator=lots).double(), torch.randn(60, 3, generator=lots)
+    y = torch.randint(3, (60,), generator=lots)
+    whole = Sums.empty(5, 3)
+    whole.update(x, z, y)
+    shards = []
+    for part in torch.randperm(60, generator=lots).tensor_split(parts):
+        shard = Sums.empty(5, 3)
+        shard.update(x[part], z[part], y[part])
+        shards.append(shard)
+    joined = sum(shards[1:], shards[0])
+    assert joined.samples == 60
+    assert torch.allclose(joined.curvature, whole.curvature, rtol=0, atol=1e-12)
+    assert torch.allclose(joined.gradient, whole.gradient, rtol=0, atol=1e-12)
+
+
+def test_folds_hold_every_sample_once_and_every_class_evenly():
+    labels = torch.arange(4).repeat_interleave(25)
+    place = folds_of(labels)
+    table = torch.stack([torch.bincount(labels[place == fold], minlength=4) for fold in range(5)])
+    assert table.tolist() == [[5] * 4] * 5
+
+
+def test_a_fit_sees_nothing_of_its_own_fold():
+    lots = torch.Generator().manual_seed(3)
+    own, labels = torch.zeros(500, 2), torch.randint(2, (500,), generator=lots)
+    cheat = torch.nn.functional.one_hot(labels, 2).float()
+    place = folds_of(labels)
+    wrong = torch.where((place == 0)[:, None], 1 - cheat, cheat)  # turned around in one fold only
+    scores = cross_fitted(own, labels, [wrong])
+    assert accuracy(scores[place == 0], labels[place == 0]) == 0.0
+    assert accuracy(scores[place != 0], labels[place != 0]) == 1.0
+
+
+@pytest.mark.parametrize("case", range(30))
+def test_where_there_is_nothing_to_gain_the_model_comes_back(case):
+    """Labels drawn from the model's own probabilities: no head can do better than the model."""
+    torch.manual_seed(case)
+    net, x = Damaged(), torch.randn(1500, 12)
+    with torch.no_grad():
+        net.fc2.weight *= 1 + case % 5  # from unsure to sure
+        y = torch.multinomial(net(x).softmax(1), 1)[:, 0]
+    fit, held, test = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    base, now, labels = scores_over(net, test), scores_over(better, test), labels_of(test)
+    right = [scores.argmax(1) == labels for scores in (now, base)]
+    assert accuracy(now, labels) >= accuracy(base, labels) or mcnemar(*right) > 0.05
+    assert log_loss(now, labels) <= log_loss(base, labels) + 0.01
+    assert not better.gained
+
+
+# ---------------------------------------------------------------- reference
+
+
+def direct(x, z, y, ridge, classes):
+    """The sums in plain NumPy-like float64, sample by sample, and one dense solve."""
+    size = x.shape[1] + 1
+    curvature, gradient = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, classes, dtype=torch.float64)
+    for row, scores, label in zip(x.double(), z.double(), y.tolist(), strict=True):
+        full, p = torch.cat([row, torch.ones(1, dtype=torch.float64)]), scores.softmax(0)
+        curvature += (1 - (p**2).sum()) * torch.outer(full, full)
+        gradient += torch.outer(full, torch.eye(classes, dtype=torch.float64)[label] - p)
+    penalty = torch.diag(torch.tensor([ridge] * (size - 1) + [0.0], dtype=torch.float64))
+    return torch.linalg.solve(curvature / len(x) + penalty, gradient / len(x))
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 1e-1])
+def test_corrections_are_those_of_a_direct_solve(ridge):
+    lots = torch.Generator().manual_seed(1)
+    x, z = torch.randn(300, 7, generator=lots), torch.randn(300, 4, generator=lots)
+    y = torch.randint(4, (300,), generator=lots)
+    sums = Sums.empty(7, 4)
+    for part in range(0, 300, 64):
+        sums.update(x[part : part + 64], z[part : part + 64], y[part : part + 64])
+    assert torch.allclose(corrections(sums, [ridge])[0], direct(x, z, y, ridge, 4), rtol=0, atol=1e-6)
+
+
+def test_raw_and_centred_features_give_one_correction():
+    """Units far from zero: float32 rows are centred first; in float64 the raw sums give the same scores."""
+    lots = torch.Generator().manual_seed(2)
+    raw = torch.rand(400, 6, generator=lots).double() + 100
+    z, y = torch.randn(400, 3, generator=lots), torch.randint(3, (400,), generator=lots)
+    both = []
+    for x in (raw, (raw - raw.mean(0)).float()):
+        sums = Sums.empty(6, 3)
+        sums.update(x, z, y)
+        weights = corrections(sums, [1e-3])[0]
+        both.append(x.double() @ weights[:-1] + weights[-1])
+    assert torch.allclose(both[0], both[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_thousands_of_features_and_classes():
+    lots = torch.Generator().manual_seed(0)
+    x, z = torch.randn(4000, 3000, generator=lots), torch.randn(4000, 1000, generator=lots)
+    y = torch.randint(1000, (4000,), generator=lots)
+    sums = Sums.empty(3000, 1000)
+    for part in range(0, 4000, 1000):
+        sums.update(x[part : part + 1000], z[part : part + 1000], y[part : part + 1000])
+    found = corrections(sums, [1e-2])[0]
+    p = z.double().softmax(1)
+    full = torch.cat([x.double(), torch.ones(4000, 1, dtype=torch.float64)], 1)
+    curvature = (full * (1 - p.square().sum(1))[:, None]).T @ full / 4000
+    curvature[:-1, :-1] += 1e-2 * torch.eye(3000, dtype=torch.float64)
+    wanted = torch.linalg.solve(curvature, full.T @ (torch.nn.functional.one_hot(y, 1000).double() - p) / 4000)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+def test_steps_fall_to_a_logistic_regression_and_never_rise():
+    lots = torch.Generator().manual_seed(4)
+    x = torch.randn(2000, 5, generator=lots)
+    y = torch.multinomial((x @ torch.randn(5, 3, generator=lots)).softmax(1), 1, generator=lots)[:, 0]
+    z, weights = torch.zeros(2000, 3), torch.zeros(6, 3, dtype=torch.float64)
+    seen = []
+    for _ in range(60):
+        sums = Sums.empty(5, 3)
+        sums.update(x, z + (x.double() @ weights[:-1] + weights[-1]), y)
+        weights = corrections(sums, [1e-3], start=weights)[0]
+        seen.append(log_loss(x.double() @ weights[:-1] + weights[-1], y) + 1e-3 / 2 * float(weights[:-1].square().sum()))
+    regression = residual_probes(x.double(), z.double(), y, ridges=[1e-3])[0]
+    assert all(later <= before + 1e-12 for before, later in zip(seen, seen[1:], strict=False))
+    assert torch.allclose(weights - weights.mean(1, keepdim=True), regression - regression.mean(1, keepdim=True), atol=1e-2)
+
+
+def test_a_folded_head_gives_the_scores_of_the_rows(tmp_path):
+    net, x, y = problem(0)
+    fit, held, test = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert better.gained
+    blocks = blocks_of(stats, list(stats), 4096)
+    with Reader(net, stats) as reader:
+        reading = reader.unlabelled(test[0][0])
+    found = better(test[0][0])
+    weights = better.head.weights0.double()
+    plain = rows(blocks, reading.units, reading.firing).double() * blocks[0].scale + blocks[0].mean
+    wanted = float(better.head.factor) * reading.logits.double() + plain @ weights + better.head.intercept.double()
+    assert torch.allclose(found.double(), wanted, atol=1e-4)
+
+
+# ---------------------------------------------------------------- what it is for
+
+
+def test_what_the_last_layer_forgot_is_found_in_the_hidden_one():
+    net, x, y = problem(1, 3000)
+    fit, held, test = split(x, y)
+    before = copy.deepcopy(net.state_dict())
+    stats = cofire.record(net, fit, progress=False)
+    net.train()
+    better = cofire.boost(net, fit, stats, validation=held, test=test, progress=False)
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    table = better.summary()
+    assert set(table.split) == {"held-out", "test"}
+    tested = table[table.split == "test"].set_index("method")
+    assert tested.gain["boosted"] > 0.2
+    assert tested.gain_low["boosted"] <= tested.gain["boosted"] <= tested.gain_high["boosted"]
+    assert tested.accuracy["boosted"] == pytest.approx(accuracy(scores_over(better, test), labels_of(test)), abs=2e-3)
+    assert {
+        "temperature", "paper", "paper: predictions only", "paper: permuted units", "class scores alone", "inputs",
+        "last hidden layer", "all hidden layers by gradients", "random labels", "one more epoch",
+    } < set(tested.index)  # fmt: skip
+    assert tested.boost_minus_low["random labels"] > 0
+    assert better.words[0].startswith("On 1,000 test samples the boost changes accuracy by +")
+    assert better.by_class()["samples"].sum() == 1000
+
+
+def test_the_papers_net_is_trained_and_always_taken():
+    net, x, y = problem(2)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, method="paper", controls=False, progress=False)
+    assert [tuple(p.shape) for p in better.head.net.parameters()] == [(6, 6), (6,), (3, 6), (3,)]
+    x0 = held[0][0]
+    with torch.no_grad():
+        hidden, z = net.relu(net.fc1(x0)), net(x0)
+    p = z.softmax(1)
+    second = (hidden > 0).float() @ cofire.firing_probability(stats["relu"]).float().T * p
+    wanted = better.head.net(torch.cat([p, second / second.sum(1, keepdim=True)], 1))
+    assert torch.allclose(better(x0), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["functional", "softmax", "sigmoid"])
+def test_any_output_and_any_call(shape, tmp_path):
+    lots = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    if shape == "functional":
+        net, x = Functional(), torch.randn(900, 1, 6, 6, generator=lots)
+        y = (x.mean((1, 2, 3)) * 20).round().clamp(-1, 1).long() + 1
+    else:
+        net, x, y = problem(3, ending=nn.Softmax(1) if shape == "softmax" else nn.Sigmoid())
+        if shape == "sigmoid":
+            net.fc2, y = nn.Linear(24, 1), (y > 0).long()
+    fit, held, test = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert better.gained
+    assert better(test[0][0][:1]).shape == (1, stats.classes)
+    assert accuracy(scores_over(better, test), labels_of(test)) > 0.6
+    better.save(tmp_path / "b.safetensors")
+    assert torch.equal(cofire.load_boosted(net, tmp_path / "b.safetensors")(x), better(x))
+
+
+def test_few_features_are_those_that_say_most(tmp_path):
+    net, x, y = problem(4)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, features=6, progress=False)
+    wanted = cofire.mutual_information(stats["relu"]).topk(6).indices.sort().values
+    assert better.head.units0.tolist() == wanted.tolist()
+    assert any("6 of 24 hidden units" in word for word in better.words)
+
+
+def test_saved_in_one_process_and_loaded_in_another(tmp_path):
+    digits = cofire.data.load("digits", limit=900)
+    parts = list(digits.batches(batch_size=300))
+    net = cofire.zoo.model("fcnn:64-16-10", seed=0)
+    stats = cofire.record(net, parts[:1], progress=False)
+    better = cofire.boost(net, parts[:1], stats, validation=parts[1:2], test=parts[2:], controls=False, progress=False)
+    assert better.gained
+    better.save(tmp_path / "b.safetensors")
+    torch.save(better(parts[2][0]), tmp_path / "scores.pt")
+    code = (
+        "import cofire, torch; parts = list(cofire.data.load('digits', limit=900).batches(batch_size=300)); "
+        f"b = cofire.load_boosted(cofire.zoo.model('fcnn:64-16-10', seed=0), r'{tmp_path / 'b.safetensors'}'); "
+        f"assert torch.equal(b(parts[2][0]), torch.load(r'{tmp_path / 'scores.pt'}')); print(len(b.summary()), b.words[0][:7])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["6", "On", "300"]
+
+
+def test_exported_and_run_elsewhere(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    net, x, y = problem(5)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    wanted = better(x)
+    sizes = (({0: torch.export.Dim.AUTO},),)
+    program = torch.export.export(better, (x[:3],), dynamic_shapes=sizes)
+    assert torch.allclose(program.module()(x), wanted, atol=1e-6)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        torch.onnx.export(better, (x[:3],), tmp_path / "b.onnx", dynamo=True, dynamic_shapes=sizes, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "b.onnx")
+    for part in (x, x[:1]):
+        scores = session.run(None, {session.get_inputs()[0].name: part.numpy()})[0]
+        assert torch.allclose(torch.from_numpy(scores), better(part), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_boosted_resnet_in_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torchvision = pytest.importorskip("torchvision")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    net = torchvision.models.get_model("resnet18", weights=None, num_classes=4)
+    x = torch.randn(96, 3, 32, 32)
+    y = torch.arange(96) % 4
+    batches = list(zip(x.split(32), y.split(32), strict=True))
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches[:1], stats, validation=batches[1:2], controls=False, features=512, progress=False)
+    blocks = blocks_of(stats, list(stats), 512)
+    lots = torch.randn(sum(block.width for block in blocks) + 1, 4).double() / 30
+    better.head = Rereading.of(stacked(x[:9, 0, 0, :4], y[:9]), blocks, lots)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            better, (x[:2],), tmp_path / "b.onnx", dynamo=True, dynamic_shapes=(({0: torch.export.Dim.AUTO},),), verbose=False
+        )
+    session = onnxruntime.InferenceSession(tmp_path / "b.onnx")
+    scores = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    assert torch.equal(scores.argmax(1), better(x).argmax(1))
+
+
+def test_a_boosted_model_is_copied_and_pickled():
+    net, x, y = problem(6)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    for other in (copy.deepcopy(better), pickle.loads(pickle.dumps(better))):
+        assert torch.equal(other(x), better(x))
+    assert better.train() is better
+    assert not any(p.requires_grad for p in better.head.parameters())
+
+
+def test_controls_are_kept_whole_or_at_random(monkeypatch):
+    net, x, y = problem(7)
+    stats = cofire.record(net, [(x, y)], progress=False)
+    parts = {"scores": lambda reading: reading.logits, "labels": lambda reading: reading.labels}
+    with Reader(net, stats) as reader:
+        kept, share = keep(reader, [(x, y)], parts, 900, 0, False)
+        assert share == 1
+        assert torch.equal(kept["labels"], y)
+        monkeypatch.setattr("cofire.controls._ROOM", 900 * (3 * 4 + 8) // 2)
+        kept, share = keep(reader, [(x, y)], parts, 900, 0, False)
+    assert share == 0.5
+    assert len(kept["labels"]) == len(kept["scores"]) == pytest.approx(450, abs=60)
+
+
+# ---------------------------------------------------------------- degenerate
+
+
+def test_forms_of_output():
+    assert form_of(torch.randn(4, 3), 3) == "logits"
+    assert form_of(torch.randn(4, 3).softmax(1), 3) == "probabilities"
+    assert form_of(torch.rand(4, 1), 2) == "probability"
+    assert form_of(torch.tensor([[-1.0], [2.0]]), 2) == "logit"
+    assert scores_in(torch.tensor([[0.0], [2.0]]), "logit").softmax(1)[:, 1].tolist() == pytest.approx([0.5, 0.8808], abs=1e-4)
+
+
+def test_a_model_that_is_always_right_comes_back():
+    torch.manual_seed(0)
+    net, x = Damaged(), torch.randn(900, 12)
+    with torch.no_grad():
+        net.fc2.weight *= 100
+        y = net(x).argmax(1)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert torch.equal(better(x).argmax(1), y)
+    assert any("is right on all 300 samples of batches" in word for word in better.words)
+
+
+def test_a_gain_needs_an_interval_and_no_loss_of_accuracy():
+    labels = torch.tensor([0, 1] * 100)
+    base = torch.zeros(200, 2)
+    base[:, 0] = 0.1
+    surer = 3.0 * torch.nn.functional.one_hot(labels, 2)
+    assert is_gain(base, surer, labels)
+    assert not is_gain(surer, base, labels)
+    assert not is_gain(base, base, labels)
+    assert not is_gain(base, torch.full((200, 2), torch.nan), labels)
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_wrong_input():
+    net, x, y = problem(8)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    with pytest.raises(InputError, match="a boost needs validation="):
+        cofire.boost(net, fit, stats)
+    with pytest.raises(InputError, match='method must be "auto" or "paper"; found \'best\''):
+        cofire.boost(net, fit, stats, validation=held, method="best")
+    with pytest.raises(InputError, match="validation must be readable more than once"):
+        cofire.boost(net, fit, stats, validation=iter(held))
+    with pytest.raises(InputError, match="statistics must be of this model"):
+        cofire.boost(Damaged(), fit, stats, validation=held)
+    with pytest.raises(InputError, match="layers as a number is how many of the last, 1 to 1; found 2"):
+        cofire.boost(net, fit, stats, validation=held, layers=2)
+    some = [(x[y != 2], y[y != 2])]
+    with pytest.raises(InputError, match="batches must hold samples of every class; found none of '2'"):
+        cofire.boost(net, some, stats, validation=held)
+    with pytest.raises(InputError, match="the batches are empty"):
+        cofire.boost(net, fit, stats, validation=[])
+
+
+def test_validation_that_is_in_batches_is_said():
+    net, x, y = problem(9)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    with pytest.warns(CofireWarning, match="100 samples of validation are in batches too"):
+        cofire.boost(net, fit, stats, validation=[*held, fit[0]], controls=False, progress=False)
+
+
+def test_files_of_something_else(tmp_path):
+    net, x, y = problem(10)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    stats.save(tmp_path / "stats.safetensors")
+    with pytest.raises(FileError, match="wanted a boosted model"):
+        cofire.load_boosted(net, tmp_path / "stats.safetensors")
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    better.save(tmp_path / "b.safetensors")
+    with pytest.raises(InputError, match="a boosted model needs the weights that it was fitted to"):
+        cofire.load_boosted(Damaged(), tmp_path / "b.safetensors")
