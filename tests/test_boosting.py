@@ -1,4 +1,5 @@
 import copy
+import itertools
 import pickle
 import subprocess
 import sys
@@ -241,7 +242,7 @@ def test_steps_fall_to_a_logistic_regression_and_never_rise():
         weights = corrections(sums, [1e-3], start=weights)[0]
         seen.append(log_loss(x.double() @ weights[:-1] + weights[-1], y) + 1e-3 / 2 * float(weights[:-1].square().sum()))
     regression = residual_probes(x.double(), z.double(), y, ridges=[1e-3])[0]
-    assert all(later <= before + 1e-12 for before, later in zip(seen, seen[1:], strict=False))
+    assert all(later <= before + 1e-12 for before, later in itertools.pairwise(seen))
     assert torch.allclose(weights - weights.mean(1, keepdim=True), regression - regression.mean(1, keepdim=True), atol=1e-2)
 
 

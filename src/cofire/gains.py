@@ -27,22 +27,28 @@ def rows_of(
         Accuracies and gains as shares, log-loss in nats (a positive gain is a fall); ``_low`` and ``_high`` are ends of 95 %
         bootstrap intervals over samples.
     """
-    right = {name: correct(values, labels) for name, values in scores.items()}
+    right = {name: correct(values, labels).int() for name, values in scores.items()}
     loss = {name: losses(values, labels) for name, values in scores.items()}
+    columns = {
+        (name, what): value
+        for name in scores
+        for what, value in (
+            ("gain", right[name] - right[base]), ("loss_gain", loss[base] - loss[name]),
+            ("boost_minus", right[boost] - right[name]), ("loss_boost_minus", loss[name] - loss[boost]),
+        )
+    }  # fmt: skip
+    low, high = paired_interval(torch.stack([value.double() for value in columns.values()], 1))
+    ends = dict(zip(columns, zip(low.tolist(), high.tolist(), strict=True), strict=True))
     rows = []
     for name, values in scores.items():
         row: dict[str, Any] = {
             "method": name, "split": split, "samples": len(labels), "accuracy": accuracy(values, labels),
             "log_loss": log_loss(values, labels), "calibration_error": calibration_error(values, labels),
         }  # fmt: skip
-        for kind, other in (("gain", base), ("boost_minus", boost)):
-            sign = 1 if kind == "gain" else -1
-            hits, falls = sign * (right[name].int() - right[other].int()), sign * (loss[other] - loss[name])
-            for what, values_ in ((kind, hits), (f"loss_{kind}", falls)):
-                row[what] = float(values_.double().mean())
-                row[f"{what}_low"], row[f"{what}_high"] = paired_interval(values_)
-        row["mcnemar"] = mcnemar(right[name], right[base])
-        rows.append(row)
+        for what in ("gain", "loss_gain", "boost_minus", "loss_boost_minus"):
+            row[what] = float(columns[name, what].double().mean())
+            row[f"{what}_low"], row[f"{what}_high"] = ends[name, what]
+        rows.append({**row, "mcnemar": mcnemar(right[name].bool(), right[base].bool())})
     return rows
 
 

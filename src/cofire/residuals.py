@@ -23,8 +23,8 @@ class Sums:
 
     .. math:: H = \sum w\, x x^\top, \qquad G = \sum x (y - p)^\top .
 
-    One H stands in for the curvature of all pairs of classes: w is the trace of diag(p) - p pᵀ, so no step goes too far, and the
-    step is that of Newton where two classes are in question.
+    One H stands in for the curvature of all pairs of classes: w is the trace of diag(p) - p pᵀ, so no step goes too far, and
+    the step is that of Newton where two classes are in question.
 
     Args:
         curvature: H, float64 [features + 1, features + 1].

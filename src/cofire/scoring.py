@@ -1,5 +1,7 @@
 """How good predictions are, and whether one set of them is better than another on the same samples."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,33 +79,34 @@ def mcnemar(mine: Bool[Tensor, " samples"], theirs: Bool[Tensor, " samples"]) ->
 
 
 def paired_interval(
-    differences: Float[Tensor, " samples"] | Int[Tensor, " samples"], level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
+    differences: Float[Tensor, "samples ..."] | Int[Tensor, "samples ..."], level: float = 0.95, seed: int = 0
+) -> tuple[Any, Any]:
     """Percentile bootstrap interval, over samples, of the mean of paired differences.
 
     Args:
-        differences: One number per sample, such as correct with minus correct without.
+        differences: One number per sample, such as correct with minus correct without; or several, [samples, comparisons],
+            which are resampled together.
         level: Share of resampled means inside.
         seed: Of the resampling.
 
     Returns:
-        Lower and upper end. What varies is the choice of test samples; the training of the models is not repeated.
+        Lower and upper end: numbers, or arrays [comparisons]. What varies is the choice of samples; the training of the models
+        is not repeated.
 
     >>> paired_interval(torch.ones(10))
     (1.0, 1.0)
     """
-    values, counts = np.unique(differences.double().cpu().numpy(), return_counts=True)
-    n, lots = int(counts.sum()), np.random.default_rng(seed)
+    values, lots = differences.double().cpu().numpy(), np.random.default_rng(seed)
+    n = len(values)
     if not n:
         raise InputError("an interval needs at least one sample", "found none")
-    if len(values) <= 64:  # a resample is a draw of how often each value occurs
-        means = lots.multinomial(n, counts / n, size=_RESAMPLES) @ values / n
-    else:
-        values, rows = np.repeat(values, counts), max(1, _CHUNK // n)
-        parts = [lots.integers(n, size=(min(rows, _RESAMPLES - start), n)) for start in range(0, _RESAMPLES, rows)]
-        means = np.concatenate([values[part].mean(1) for part in parts])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    means = []
+    for start in range(0, _RESAMPLES, rows := max(1, min(_RESAMPLES, _CHUNK // n))):
+        drawn = min(rows, _RESAMPLES - start)
+        places = lots.integers(n, size=(drawn, n)) + n * np.arange(drawn)[:, None]
+        means.append(np.bincount(places.ravel(), minlength=drawn * n).reshape(drawn, n) @ values / n)
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return (float(low), float(high)) if values.ndim == 1 else (low, high)
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
