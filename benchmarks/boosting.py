@@ -3,7 +3,8 @@
     python benchmarks/boosting.py --data-root data                          # about an hour
     python benchmarks/boosting.py --data-root data --seeds 1 --limit 4000 --only mnist --output boosting-small.json
 
-Writes benchmarks/boosting.json and the tables of docs/boost.md. Each net is trained on the training set without 10,000 images,
+Writes benchmarks/boosting.json and the tables of docs/boost.md; nets that were measured before and are not asked for
+stay. Each net is trained on the training set without 10,000 images,
 boosted on the same images, chosen on the 10,000 held out, and measured on the test set.
 """
 
@@ -109,11 +110,15 @@ def probe_seconds(net: nn.Module, batches, stats) -> float:
 
 def page(result: dict) -> str:
     """The tables, in Markdown."""
-    found = result["rows"]
+    cells_ = result["cells"]
+    found = [row for cell in cells_.values() for row in cell["rows"]]
+    any_ = next(iter(cells_.values()))
+    seeds = {name: 1 + max(row["seed"] for row in cell["rows"]) for name, cell in cells_.items()}
     lines = [
-        f"`{result['command']}`, {result['date']}, {result['machine']}, torch {result['torch']}. Gains in points of test "
-        "accuracy: mean over seeds, with the smallest and the largest. *seconds*: processor time of the boost, and of a logistic "
-        "regression by gradients on all hidden layers of the same samples.",
+        f"`python benchmarks/boosting.py`, {any_['date']}, {any_['machine']}, torch {any_['torch']}, "
+        f"{' or '.join(map(str, sorted(set(seeds.values()), reverse=True)))} seeds. Gains in points of test accuracy: mean "
+        "over seeds, with the smallest and the largest. *seconds*: processor time of the boost, and of a logistic regression by "
+        "gradients on all hidden layers of the same samples.",
         "",
         f"| net | epochs | model | {' | '.join(SHOWN)} | taken | seconds |",
         f"| --- | --: | --: | {' | '.join('--:' for _ in SHOWN)} | --: | --: |",
@@ -172,23 +177,23 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CELLS, help="these nets only; may be repeated")
     parser.add_argument("--output", type=Path, default=HERE / "boosting.json")
     options = parser.parse_args()
-    chosen = options.only or list(CELLS)
-    scaled = (f" --limit {options.limit}" if options.limit else "") + "".join(
-        f" --only '{name}'" for name in options.only or ()
-    )
-    result = {
-        "command": f"python benchmarks/boosting.py --seeds {options.seeds}{scaled}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "cofire": cofire.__version__,
-        "rows": [],
-    }
     root = Path(options.data_root) if options.data_root else None
-    for cell in chosen:
-        result["rows"] += measured(cell, root, options.limit, options.seeds, lambda text: print(text, flush=True))
+    scaled = f" --limit {options.limit}" if options.limit else ""
+    for cell in options.only or CELLS:
+        rows_ = measured(cell, root, options.limit, options.seeds, lambda text: print(text, flush=True))
+        result = json.loads(options.output.read_text()) if options.output.exists() else {"cells": {}}
+        result["cells"][cell] = {
+            "command": f"python benchmarks/boosting.py --seeds {options.seeds}{scaled} --only '{cell}'",
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
+            "torch": torch.__version__,
+            "cofire": cofire.__version__,
+            "rows": rows_,
+        }
+        result["cells"] = {name: result["cells"][name] for name in CELLS if name in result["cells"]}
         with atomic(options.output) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")
+    result = json.loads(options.output.read_text())
     print(page(result))
     if options.output == HERE / "boosting.json":
         document = HERE.parent / "docs" / "boost.md"

@@ -282,7 +282,7 @@ def test_what_the_last_layer_forgot_is_found_in_the_hidden_one():
     assert tested.accuracy["boosted"] == pytest.approx(accuracy(scores_over(better, test), labels_of(test)), abs=2e-3)
     assert {
         "temperature", "paper", "paper: predictions only", "paper: permuted units", "class scores alone", "inputs",
-        "last hidden layer", "all hidden layers by gradients", "random labels", "one more epoch",
+        "all hidden layers by gradients", "random labels", "one more epoch",
     } < set(tested.index)  # fmt: skip
     assert tested.boost_minus_low["random labels"] > 0
     assert better.words[0].startswith("On 1,000 test samples the boost changes accuracy by +")

@@ -1,5 +1,6 @@
 """A frozen classifier made better, where there is something to gain, from what its hidden layers hold."""
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,15 @@ from cofire.gains import class_rows, is_gain, rows_of, words_of
 from cofire.hidden import blocks_of, rows
 from cofire.readings import Reader, Reading
 from cofire.residuals import Sums, corrections
+from cofire.scoring import log_loss
 from cofire.stacking import Stack, cross_fitted, stacked
 from cofire.stats import FiringStats
 from cofire.taps import tensors_in
 
 __all__ = ["boost"]
+
+_STEPS = 3
+_FAR = (1.0, 2.0, 4.0)
 
 
 def boost(
@@ -29,7 +34,7 @@ def boost(
     r"""A frozen model with a head that reads its hidden layers again, beside the controls that say what the head is worth.
 
     ``method="auto"`` adds a linear function of all hidden units to the class scores. It comes in closed form from sums over
-    ``batches`` (two readings; nothing is kept), and ``validation`` fits how much of it is added:
+    ``batches`` (two to four readings; nothing is kept), and ``validation`` fits how much of it is added:
 
     .. math:: a\,z + b\,x W + c, \qquad W = (H/n + \lambda D)^{-1} G / n .
 
@@ -82,8 +87,7 @@ def boost(
     with Reader(model, stats, _chosen(stats, layers, 1 if method == "paper" else len(stats)), device) as reader:
         fitting = _Fitting(reader, features, seed, progress)
         fitting.first(batches)
-        held = fitting.measured(validation, {"auto": fitting.auto})
-        fitting.second(batches, held)
+        fitting.steps(batches, validation)
         methods: dict[str, Method] = {"auto": fitting.auto}
         paper = None
         if controls or method == "paper":
@@ -166,16 +170,25 @@ class _Fitting:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
         self.sums, self.weights = sums, corrections(sums)
 
-    def second(self, batches: Iterable, held: _Measured) -> None:
-        """One more step, from the best of the first corrections."""
-        stack = stacked(held.own, held.labels, held.others["auto"])
-        best = stack.other * self.weights[stack.place]
-        best[-1] += stack.offset.to(best)
-        sums = Sums.empty(len(best) - 1, self.stats.classes, self.reader.device)
-        for reading in self.reader.over(batches, "boost, second reading", self.progress):
-            row = self.rows(reading)
-            sums.update(row, stack.own * reading.logits + _added(row, best), reading.labels)
-        self.weights = torch.cat([best[None], corrections(sums, start=best)])
+    def steps(self, batches: Iterable, validation: Iterable) -> None:
+        """More steps, each from the best correction so far, while held-out log-loss falls by a hundredth."""
+        reached = math.inf
+        for _ in range(_STEPS):
+            held = self.measured(validation, {"auto": self.auto})
+            stack = stacked(held.own, held.labels, held.others["auto"])
+            loss = log_loss(stack(held.own, held.others["auto"]), held.labels)
+            if loss > 0.99 * reached:
+                return
+            reached = loss
+            best = stack.other * self.weights[stack.place]
+            best[-1] += stack.offset.to(best)
+            sums = Sums.empty(len(best) - 1, self.stats.classes, self.reader.device)
+            for reading in self.reader.over(batches, "boost, one more step", self.progress):
+                row = self.rows(reading)
+                sums.update(row, stack.own * reading.logits + _added(row, best), reading.labels)
+            further = corrections(sums, start=best) - best
+            # The bound of the curvature makes short steps where many classes are in question.
+            self.weights = torch.cat([best[None], *(best + far * further for far in _FAR)])
 
     def rows(self, reading: Reading) -> Tensor:
         """Features of a batch."""

@@ -83,6 +83,8 @@ def probes(kept: dict[str, Tensor], blocks: list[Block]) -> dict[str, Method]:
         "last hidden layer": (kept["rows"][:, -last:], lambda reading: rows(blocks[-1:], reading.units, reading.firing)),
         "all hidden layers by gradients": (kept["rows"], lambda reading: rows(blocks, reading.units, reading.firing)),
     }
+    if len(blocks) == 1:
+        sources.pop("last hidden layer")  # it is all of them
     return {name: _probe(values, kept, source) for name, (values, source) in sources.items()}
 
 
