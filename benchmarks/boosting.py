@@ -117,8 +117,8 @@ def page(result: dict) -> str:
     lines = [
         f"`python benchmarks/boosting.py`, {any_['date']}, {any_['machine']}, torch {any_['torch']}, "
         f"{' or '.join(map(str, sorted(set(seeds.values()), reverse=True)))} seeds. Gains in points of test accuracy: mean "
-        "over seeds, with the smallest and the largest. *seconds*: processor time of the boost, and of a logistic regression by "
-        "gradients on all hidden layers of the same samples.",
+        "over seeds, with the smallest and the largest. *seconds*: processor time of the boost, and of a logistic regression "
+        "by gradients on all hidden layers of the same samples.",
         "",
         f"| net | epochs | model | {' | '.join(SHOWN)} | taken | seconds |",
         f"| --- | --: | --: | {' | '.join('--:' for _ in SHOWN)} | --: | --: |",
