@@ -146,7 +146,8 @@ class Trust:
         """A row per score: how well it tells wrong predictions from right ones on the validation data.
 
         AUROC with its 95 % interval; the gain over MSP with its paired one; AUPR of wrong and of right predictions; the
-        share of right predictions refused when 95 % of the wrong ones are; AURC, E-AURC and AUGRC. NaN where no prediction is wrong.
+        share of right predictions refused when 95 % of the wrong ones are; AURC, E-AURC and AUGRC. NaN where no prediction
+        is wrong.
         """
         import pandas as pd
 
@@ -225,7 +226,8 @@ class Trust:
             best = int(bound.argmin())
             raise InputError(
                 f"a risk of {risk:.2%} cannot be had",
-                f"the least that {len(self.wrong):,} validation samples can vouch for is {float(bound[best]):.2%}, at coverage {float(coverage[best]):.0%}",
+                f"the least that {len(self.wrong):,} validation samples can vouch for is {float(bound[best]):.2%}, at coverage "
+                f"{float(coverage[best]):.0%}",
                 "Accept a larger risk, or give more validation data.",
             )  # fmt: skip
         return float(coverage[enough[-1]])

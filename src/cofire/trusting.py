@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from cofire.detection import auroc_difference
@@ -16,7 +17,7 @@ from cofire.rivals import OUTPUTS
 from cofire.selective import CONTROL, HEAD, Head, Trust
 from cofire.stats import FiringStats
 
-__all__ = ["trust"]
+__all__ = ["cross_fitted", "trust"]
 
 _FOLDS = 5
 _FEWEST = 20
@@ -91,8 +92,8 @@ def trust(
     head, answer, final = None, "msp", scores["msp"]
     if min(int(wrong.sum()), int((~wrong).sum())) >= _FEWEST:
         columns = torch.cat([signs.outputs, signs.firing], 1)
-        scores[CONTROL] = _cross_fitted(_control(signs, stats.classes), ~wrong, seed)
-        scores[HEAD] = _cross_fitted(columns, ~wrong, seed)
+        scores[CONTROL] = cross_fitted(_control(signs, stats.classes), ~wrong, seed)
+        scores[HEAD] = cross_fitted(columns, ~wrong, seed)
         head = Head.fitted(columns, ~wrong)
         if auroc_difference(-scores[HEAD], -scores["msp"], wrong)[1] > 0:
             answer, final = HEAD, head(columns)
@@ -110,8 +111,16 @@ def _control(signs: Signs, classes: int) -> Tensor:
     return torch.cat([signs.outputs, torch.nn.functional.one_hot(signs.predicted, classes).double()], 1)
 
 
-def _cross_fitted(columns: Tensor, right: Tensor, seed: int) -> Tensor:
-    """Each sample's score by a head that was fitted without it: five parts, wrong and right spread evenly over them."""
+def cross_fitted(
+    columns: Float[Tensor, "samples columns"], right: Bool[Tensor, " samples"], seed: int = 0
+) -> Float[Tensor, " samples"]:
+    """Each sample's score by a head that was fitted without it: five parts, wrong and right spread evenly over them.
+
+    Args:
+        columns: What the head may look at.
+        right: Which predictions are right.
+        seed: Of the parts.
+    """
     order = torch.randperm(len(right), generator=torch.Generator().manual_seed(seed))
     order = order[right[order].sort(stable=True).indices]
     part = torch.empty(len(right), dtype=torch.int64)
