@@ -26,6 +26,7 @@ from cofire import detection, rivals
 from cofire.files import atomic
 from cofire.nets import seeded
 from cofire.readings import Reader
+from cofire.selective import CONTROL, HEAD
 from cofire.trusting import cross_fitted
 
 HERE = Path(__file__).resolve().parent
@@ -152,8 +153,8 @@ def run(data: str, root, limit: int, epochs: int, seed: int) -> list[dict]:
     trusts = {at: cofire.trust(net, train.batches(256), stats, validation=test.batches(256), at=at, seed=seed) for at in ways}
     for at, found in trusts.items():
         if found.head is not None:
-            values["outputs + class"] = found.scores["outputs + class"]
-            values[f"trust head, {at}"] = found.scores["outputs + firing"]
+            values["outputs + class"] = found.scores[CONTROL]
+            values[f"trust head, {at}"] = found.scores[HEAD]
     wrong = trusts[ways[0]].wrong
     if trusts[ways[0]].head is not None:
         columns = [values[name] for name in (*rivals.OUTPUTS, "KNN", "Mahalanobis, normalised")]
@@ -171,7 +172,7 @@ def run(data: str, root, limit: int, epochs: int, seed: int) -> list[dict]:
         )
     for at, found in trusts.items():
         if found.head is not None:
-            beyond = detection.auroc_difference(-found.scores["outputs + firing"], -found.scores["outputs + class"], wrong)
+            beyond = detection.auroc_difference(-found.scores[HEAD], -found.scores[CONTROL], wrong)
             rows.append(
                 {**shown, "task": "answer", "at": at, "answer": found.answer, "beyond": [round(value, 5) for value in beyond]}
             )

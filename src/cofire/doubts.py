@@ -36,6 +36,14 @@ class Signs:
     predicted: Tensor
     labels: Tensor
 
+    def control(self, classes: int) -> Float[Tensor, "samples columns"]:
+        """What can be said without any firing: the outputs, and the predicted class as zeros and ones."""
+        return torch.cat([self.outputs, torch.nn.functional.one_hot(self.predicted, classes).double()], 1)
+
+    def columns(self, classes: int) -> Float[Tensor, "samples columns"]:
+        """All that a head looks at: the control's columns, and those of the firing."""
+        return torch.cat([self.control(classes), self.firing], 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Doubts:

@@ -115,10 +115,9 @@ class Explanation:
         return pd.DataFrame(ranked, columns=["layer", "unit", "fires", "probability"])
 
     def __str__(self) -> str:
-        others = [f"{name!r} (rather {suits!r})" for name, suits in self.suits.items() if suits != self.predicted]
-        agreeing = len(self.suits) - len(others)
-        text = f"Sample {self.sample} is predicted {self.predicted!r}; the firing pattern of {agreeing} of {len(self.suits)} "
-        text += f"layers suits that class best{', not that of ' + ', '.join(others) if others else ''}."
+        others = [f"{name} rather like {suits!r}" for name, suits in self.suits.items() if suits != self.predicted]
+        text = f"Sample {self.sample} is predicted {self.predicted!r}. {len(self.suits) - len(others)} of {len(self.suits)} "
+        text += f"layers fire most like that class{', ' + ', '.join(others) if others else ''}."
         fire = [(name, unit) for name, unit, fires, _ in self.units if fires]
         silent = [(name, unit) for name, unit, fires, _ in self.units if not fires]
         if not self.units:

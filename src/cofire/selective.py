@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL", "HEAD", "Head", "Trust", "load_trust"]
 
-HEAD, CONTROL = "outputs + firing", "outputs + class"
-"""The head, and what it has to be compared with: the same outputs beside the predicted class, without any firing."""
+HEAD, CONTROL = "outputs + class + firing", "outputs + class"
+"""The head, and what it has to be compared with to say that firing has a part in its gain: the same without firing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +67,8 @@ class Trust:
         model: The model; it stays as it is.
         stats: Its statistics.
         doubts: Signs of wrong predictions in its layers.
-        head: The head of outputs and firing; None where there were too few wrong or right predictions to fit one.
-        answer: Which score is given: "msp", or "outputs + firing" where that gains significantly.
+        head: The head; None where there were too few wrong or right predictions to fit one.
+        answer: Which score is given: "msp", or "outputs + class + firing", the head's, where that gains significantly.
         scores: Each score of the validation samples, larger is more trusted, float64 [samples]. Those of heads come from
             heads that were fitted without the sample.
         wrong: Which of the validation predictions are wrong.
@@ -181,13 +181,13 @@ class Trust:
         }
         said = {name: f"{100 * gain:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})" for name, (gain, low, high) in gains.items()}
         text += f" The maximum softmax probability (MSP) ranks {area:.1%} of pairs of a wrong and a right one rightly (AUROC)."
-        text += f" The head of outputs and firing differs by {said['head']} points, outputs and predicted class alone by "
-        text += f"{said['control']}, the first from the second by {said['beyond']}."
+        text += f" The head of outputs, predicted class and firing differs by {said['head']} points, without the firing by "
+        text += f"{said['control']}; the firing adds {said['beyond']}."
         if self.answer == "msp":
             return text + " Trust is MSP: the head's gain is not significant."
         if gains["beyond"][1] > 0:
             return text + " Trust is the head, and firing has a part in its gain."
-        return text + " Trust is the head; that firing has a part in its gain is not shown, knowing the class may do as well."
+        return text + " Trust is the head; that firing has a part in its gain is not shown."
 
     def save(self, path: str | Path) -> None:
         """Write the fitted numbers to one safetensors file, whole or not at all; neither the model nor the statistics.
@@ -215,7 +215,7 @@ class Trust:
     def _given(self, signs: Signs) -> Tensor:
         if self.answer == "msp" or self.head is None:
             return signs.outputs[:, 0]
-        return self.head(torch.cat([signs.outputs, signs.firing], 1))
+        return self.head(signs.columns(self.stats.classes))
 
     def _coverage_at(self, risk: float) -> float:
         if isinstance(risk, bool) or not isinstance(risk, int | float) or not 0 < risk < 1:
