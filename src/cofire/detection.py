@@ -190,7 +190,7 @@ def augrc(confidence: Float[Tensor, " samples"], wrong: Bool[Tensor, " samples"]
     .. math:: \mathrm{AUGRC} = (1 - \mathrm{AUROC}) \, a (1 - a) + \tfrac{1}{2} (1 - a)^2 \quad \text{with accuracy } a
 
     Source:
-        Traub et al. 2024, equation 6; the area is that of trapezoids from coverage 0 on, for which the formula holds exactly.
+        Traub et al. 2024; the area is that of trapezoids from coverage 0 on, for which the formula holds exactly.
 
     Args:
         confidence: As for :func:`risk_coverage`.
