@@ -197,7 +197,8 @@ def test_familiarity_by_loops(net, stats, digits):
 def test_batches_and_labels_do_not_matter(net, stats, digits):
     inputs, labels = next(iter(digits[1].batches(360)))
     alone = cofire.familiarity(stats, net, inputs)
-    for batch in ((inputs, labels), [inputs, labels], digits[1].batches(50), [inputs.numpy(), labels.numpy()]):
+    ways = (inputs, labels + 90), [inputs, labels], digits[1].batches(50), [inputs.numpy(), labels.numpy()]
+    for batch in (*ways, (part for part, _ in digits[1].batches(50))):
         other = cofire.familiarity(stats, net, batch)
         assert torch.allclose(alone.score, other.score, atol=1e-9)
         assert torch.equal(alone.violations, other.violations)
@@ -276,6 +277,15 @@ def test_layers_that_always_fire_are_named():
     with pytest.warns(CofireWarning, match="in '1' fewer than a tenth of the units fire for some inputs and not for others"):
         cofire.familiarity(stats, net, images.batches())
     assert float(cofire.familiarity(stats, net, images.batches(), at="mean").score.std()) > 0
+
+
+def test_a_layer_that_never_varies_still_sees_a_silent_unit():
+    net = nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
+    stats = cofire.record(net, [(torch.ones(50, 3), torch.arange(50) % 2)], progress=False)
+    with pytest.warns(CofireWarning, match="fewer than a tenth of the units"):
+        score = cofire.familiarity(stats, net, torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])).score
+    assert float(score[0]) == pytest.approx(0, abs=1e-9)
+    assert float(score[1]) == pytest.approx(math.log(0.5 / 25.5))
 
 
 def test_turned_and_inverted_digits_are_less_familiar(net, stats, digits):
@@ -610,6 +620,8 @@ def test_wrong_arguments_are_named(net, stats, digits):
         cofire.familiarity(stats, net, inputs, layers="fc9")
     with pytest.raises(InputError, match="a batch must be inputs"):
         cofire.familiarity(stats, net, 3)
+    with pytest.raises(InputError, match="there must be at least one sample; the batches are empty"):
+        cofire.familiarity(stats, net, iter([]))
     with pytest.raises(InputError, match="sample must be one of the 256, from 0 on; found 256"):
         cofire.familiarity(stats, net, inputs).explain(256)
     bare = cofire.record(net, digits[0].batches(), by_class=False, progress=False)

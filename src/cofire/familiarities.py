@@ -162,7 +162,7 @@ def familiarity(
     Args:
         stats: Statistics of the model, by default its training data's.
         model: The model.
-        batch: Inputs, (inputs, labels), or an iterable of labelled batches. Labels are not used.
+        batch: Inputs, (inputs, labels), or an iterable of either. Labels are not used, and may be of other classes.
         layers: Layers to read; by default all that the statistics hold.
         at: "threshold", or "mean": a unit fires above its own mean, for layers in which nearly all units always fire, as
             with convolutions whose positions are pooled.
@@ -189,7 +189,11 @@ def familiarity(
             scale = _measured(reader.over(reference, "reference"), likelihoods)
         parts = [_part(reading, likelihoods) for reading in readings_of(reader, batch)]
     best = {name: torch.cat([part[0][name].values for part in parts]) for name in likelihoods}
-    standardised = [(values - scale[name][0]) / max(scale[name][1], 1e-12) for name, values in best.items()]
+    # A layer whose pattern never varied has no deviation; there, a pattern that was never seen counts in nats.
+    standardised = [
+        (values - mean) / (deviation if deviation > 1e-6 else 1.0)
+        for values, (mean, deviation) in ((best[name], scale[name]) for name in likelihoods)
+    ]
     starts = torch.tensor([0, *(len(part[1]) for part in parts)]).cumsum(0).tolist()
     unexpected = {
         name: torch.cat([part[2][name] + torch.tensor([start, 0]) for part, start in zip(parts, starts, strict=False)])
@@ -224,22 +228,33 @@ def likelihoods_of(stats: FiringStats, layers: str | Sequence[str] | None, at: s
 
 
 def readings_of(reader: Reader, batch: Any) -> Iterator[Reading]:
-    """Readings of inputs, of (inputs, labels), or of an iterable of labelled batches."""
-    if isinstance(batch, Tensor | Mapping) or hasattr(batch, "__array__"):
-        return iter([reader.unlabelled(batch)])
-    if isinstance(batch, tuple | list) and len(batch) == 2 and _are_labels(batch[1]):
-        return reader.over([batch])
-    if isinstance(batch, tuple | list) and batch and (isinstance(batch[0], Tensor) or hasattr(batch[0], "__array__")):
-        return iter([reader.unlabelled(batch)])
-    if not isinstance(batch, Iterable):
+    """Readings of inputs, of (inputs, labels), or of an iterable of either; labels are left aside.
+
+    Raises:
+        InputError: None of these, or no sample.
+    """
+    single = _is_array(batch) or isinstance(batch, Mapping)
+    if isinstance(batch, tuple | list) and batch:
+        single = _is_array(batch[0]) or _is_array(batch[-1])
+    if not (single or isinstance(batch, Iterable)):
         raise InputError("a batch must be inputs, (inputs, labels) or batches of them", f"found {type(batch).__name__}")
-    return reader.over(batch)
+    items: Iterable[Any] = [batch] if single else batch
+    empty = True
+    for item in items:
+        empty = False
+        labelled = isinstance(item, tuple | list) and len(item) > 1 and _are_labels(item[-1])
+        inputs = item if not labelled else item[0] if len(item) == 2 else tuple(item[:-1])
+        yield reader.unlabelled(inputs)
+    if empty:
+        raise InputError("there must be at least one sample", "the batches are empty")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or hasattr(value, "__array__")
 
 
 def _are_labels(value: Any) -> bool:
-    if not hasattr(value, "ndim") or value.ndim != 1:
-        return False
-    return not torch.as_tensor(value).is_floating_point()
+    return _is_array(value) and value.ndim == 1 and not torch.as_tensor(value).is_floating_point()
 
 
 def _part(reading: Reading, likelihoods: dict[str, Likelihood]) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:

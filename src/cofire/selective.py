@@ -92,7 +92,7 @@ class Trust:
         """Log-odds that each prediction is right: larger is more trusted, and ``score.sigmoid()`` a probability.
 
         Args:
-            batch: Inputs, (inputs, labels), or an iterable of labelled batches; labels are not used.
+            batch: Inputs, (inputs, labels), or an iterable of either; labels are not used.
         """
         return self._given(self._signs(batch))
 
