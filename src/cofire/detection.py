@@ -62,7 +62,7 @@ def auroc_interval(
         an interval of no width, which is too narrow.
     """
     low, high = _interval(*_placements(*_checked(scores, positive)), level)
-    return max(low, 0.0) if low == low else low, min(high, 1.0) if high == high else high
+    return max(low, 0.0), min(high, 1.0)  # NaN stays: it compares with nothing
 
 
 def auroc_difference(

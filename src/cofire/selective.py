@@ -1,5 +1,6 @@
 """A fitted trust in a model's predictions: scores, refusal at a coverage or a risk, tables, and files."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,8 +281,6 @@ def load_trust(path: str | Path, model: nn.Module, stats: FiringStats, device: A
 
 def _identity(stats: FiringStats, layers: list[str]) -> str:
     """A digest of the counts that likelihoods are made of."""
-    import hashlib
-
     total = hashlib.sha256()
     for name in layers:
         layer = stats[name]

@@ -72,12 +72,13 @@ def trust(
             "On training data nearly all predictions are right, and nothing can be learned of the wrong ones.",
         )  # fmt: skip
     likelihoods = likelihoods_of(stats, layers, at)
-    seen: set[bytes] = set()
+    seen: list[bytes] = []
+    theirs: list[bytes] = []
     with Reader(model, stats, list(likelihoods), device) as reader:
         doubts = Doubts.fitted(likelihoods, _noted(reader.over(batches, "training data", progress), seen))
-        theirs: list[bytes] = []
         signs = doubts.signs(_noted(reader.over(validation, "validation", progress), theirs))
-    both = sum(mark in seen for mark in theirs)
+    known = set(seen)
+    both = sum(mark in known for mark in theirs)
     if both:
         warnings.warn(
             f"{both:,} of {len(theirs):,} validation samples are also in the training data: trust that is fitted on them is "
@@ -100,10 +101,10 @@ def trust(
     return Trust(model, stats, doubts, head, answer, scores, wrong, final, at, device)
 
 
-def _noted(readings: Iterable[Reading], marks: set[bytes] | list[bytes]) -> Iterator[Reading]:
+def _noted(readings: Iterable[Reading], marks: list[bytes]) -> Iterator[Reading]:
     """The readings as they are, the fingerprints of their inputs put aside."""
     for reading in readings:
-        marks.update(fingerprints(reading.inputs)) if isinstance(marks, set) else marks.extend(fingerprints(reading.inputs))
+        marks.extend(fingerprints(reading.inputs))
         yield reading
 
 
