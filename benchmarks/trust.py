@@ -315,7 +315,7 @@ def main() -> None:
     output = options.output or (None if options.quick else HERE / "trust.json")
     if output is not None:
         with atomic(output) as temporary:
-            temporary.write_text(json.dumps(result) + "\n")
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
     print(page(result))
     if output == HERE / "trust.json":
         document = HERE.parent / "docs" / "trust.md"
