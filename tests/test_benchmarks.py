@@ -129,3 +129,19 @@ def test_the_graph_benchmark_runs_and_compares_only_what_is_equal(tmp_path):
     assert [len(group["rows"]) >= 2 for group in result["groups"]] == [True] * 5
     assert all(row["seconds"] > 0 for group in result["groups"] for row in group["rows"])
     assert "NumPy pair loop" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_trust_benchmark_runs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "trust.py"), "--quick", "--output", str(tmp_path / "trust.json")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "trust.json").read_text("utf8"))["rows"]
+    found = {row["score"]: row for row in rows if row["task"] == "wrong"}
+    assert found["msp"]["gain"] == [0, 0, 0]
+    assert {"KNN", "ViM", "familiarity, threshold", "outputs + class", "trust head, mean"} <= found.keys()
+    assert all(0 <= row["auroc"] <= 1 for row in found.values())
+    assert sum(row["samples"] for row in rows if row["task"] == "agreement") == 360
+    assert "| msp | " in done.stdout

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cofire.depths import depth
     from cofire.errors import CofireError, CofireWarning
     from cofire.export import write_graph, write_units
+    from cofire.familiarities import Familiarity, familiarity
     from cofire.firing import (
         always_on_units,
         class_means,
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from cofire.partitions import Communities, communities
     from cofire.pruning import cost, load_pruned, prune
     from cofire.recording import layers, record
+    from cofire.selective import Trust, load_trust
     from cofire.stats import FiringStats, load
     from cofire.training import fit
     from cofire.trajectories import Trajectory, trajectory
+    from cofire.trusting import trust
 
 _ROOMS = {
     "ablation": ("ablate",),
@@ -53,6 +56,7 @@ _ROOMS = {
     "cofire": ("data", "errors", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
     "export": ("write_graph", "write_units"),
+    "familiarities": ("Familiarity", "familiarity"),
     "firing": (
         "always_on_units", "class_means", "covariance", "dead_units", "firing_probability", "live_units",
         "representative_units",
@@ -67,9 +71,11 @@ _ROOMS = {
     "modularities": ("modularity", "modularity_bisection", "modularity_chen", "modularity_shen"),
     "partitions": ("Communities", "communities"),
     "recording": ("layers", "record"),
+    "selective": ("Trust", "load_trust"),
     "stats": ("FiringStats", "load"),
     "training": ("fit",),
     "trajectories": ("Trajectory", "trajectory"),
+    "trusting": ("trust",),
 }  # fmt: skip
 _PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -81,9 +87,11 @@ __all__ = [
     "CofireWarning",
     "Communities",
     "Curve",
+    "Familiarity",
     "FiringStats",
     "LayerStats",
     "Trajectory",
+    "Trust",
     "__version__",
     "ablate",
     "activation_entropy",
@@ -99,6 +107,7 @@ __all__ = [
     "dead_units",
     "depth",
     "errors",
+    "familiarity",
     "firing_entropy",
     "firing_probability",
     "fit",
@@ -108,6 +117,7 @@ __all__ = [
     "load",
     "load_boosted",
     "load_pruned",
+    "load_trust",
     "modularity",
     "modularity_bisection",
     "modularity_chen",
@@ -122,6 +132,7 @@ __all__ = [
     "summary",
     "table",
     "trajectory",
+    "trust",
     "unique_units",
     "write_graph",
     "write_units",
