@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 import cofire
 from cofire import rivals
+from cofire.batches import fingerprints
 from cofire.cli import app
 from cofire.detection import auroc
-from cofire.doubts import Doubts, fingerprints
+from cofire.doubts import Doubts
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
 from cofire.likelihoods import Likelihood, share_above
 from cofire.readings import Reader

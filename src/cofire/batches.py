@@ -1,5 +1,6 @@
 """What a batch holds: inputs, labels and, for padded text, which tokens count; and what a model's output predicts."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,17 @@ from torch import Tensor
 from cofire.accumulate import as_labels
 from cofire.errors import InputError
 
-__all__ = ["Batch", "as_batch", "class_names_of", "classes_of", "logits_of", "predictions", "samples_in", "valid_rows"]
+__all__ = [
+    "Batch",
+    "as_batch",
+    "class_names_of",
+    "classes_of",
+    "fingerprints",
+    "logits_of",
+    "predictions",
+    "samples_in",
+    "valid_rows",
+]
 
 _LABELS = ("labels", "label", "targets", "target", "y")
 
@@ -144,3 +155,27 @@ def valid_rows(batches: Iterable) -> int | None:
         return None
     total = len(sampler.dataset)  # type: ignore[union-attr]
     return -(-(total - sampler.rank) // sampler.num_replicas)  # type: ignore[union-attr]
+
+
+def fingerprints(inputs: Any) -> list[bytes]:
+    """A digest of each sample of a model's inputs, the same wherever its content is the same.
+
+    >>> a, b, c = fingerprints(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
+    >>> a == c, a == b
+    (True, False)
+    """
+    parts = [_rows(tensor) for tensor in _tensors(inputs)]
+    return [hashlib.blake2b(b"".join(rows), digest_size=16).digest() for rows in zip(*parts, strict=False)]
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    if isinstance(inputs, Mapping):
+        inputs = list(inputs.values())
+    if isinstance(inputs, tuple | list):
+        return [tensor for value in inputs for tensor in _tensors(value)]
+    return [inputs] if isinstance(inputs, Tensor) and inputs.ndim else []
+
+
+def _rows(tensor: Tensor) -> list[bytes]:
+    plain = tensor.detach().cpu().reshape(len(tensor), -1).contiguous()
+    return [row.tobytes() for row in plain.view(torch.uint8).numpy()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cofire.batches import fingerprints
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_heads, probes, trained_on
 from cofire.errors import CofireWarning, InputError
@@ -18,7 +19,6 @@ from cofire.residuals import Sums, corrections
 from cofire.scoring import log_loss
 from cofire.stacking import Stack, cross_fitted, stacked
 from cofire.stats import FiringStats
-from cofire.taps import tensors_in
 
 __all__ = ["boost"]
 
@@ -128,7 +128,7 @@ class _Measured:
     own: Tensor
     labels: Tensor
     others: dict[str, list[Tensor]]
-    seen: set[int]
+    seen: set[bytes]
 
 
 class _Fitting:
@@ -139,7 +139,7 @@ class _Fitting:
         self.blocks = blocks_of(reader.stats, reader.names, features)
         self.lots = torch.Generator().manual_seed(seed)
         self.notes: list[str] = []
-        self.seen: set[int] = set()
+        self.seen: set[bytes] = set()
         self.weights: Tensor = torch.empty(0)
         read, there = sum(len(block.units) for block in self.blocks), sum(reader.stats[name].units for name in reader.names)
         if read < there:
@@ -162,7 +162,7 @@ class _Fitting:
             self.random += sums.gradient_of(row, reading.logits, drawn)
             counts += torch.bincount(reading.labels, minlength=classes).cpu()
             right += int((reading.logits.argmax(1) == reading.labels).sum())
-            self.seen |= _hashes(reading)
+            self.seen |= set(fingerprints(reading.inputs))
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
         if empty:
             raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
@@ -221,12 +221,12 @@ class _Fitting:
 
     def measured(self, data: Iterable, methods: dict[str, Method]) -> _Measured:
         """Class scores of every method over a data set."""
-        own, labels, seen = [], [], set()
+        own, labels, seen = [], [], set[bytes]()
         others: dict[str, list[list[Tensor]]] = {name: [] for name in methods}
         for reading in self.reader.over(data, "measuring", self.progress):
             own.append(reading.logits)
             labels.append(reading.labels)
-            seen |= _hashes(reading)
+            seen |= set(fingerprints(reading.inputs))
             for name, method in methods.items():
                 others[name].append(method(reading))
         joined = {name: [torch.cat(parts) for parts in zip(*found, strict=True)] for name, found in others.items()}
@@ -273,9 +273,3 @@ def _chosen(stats: FiringStats, layers: int | str | Sequence[str] | None, defaul
     if layers is None or isinstance(layers, int):
         return list(stats)[-(layers or default) :]
     return [layers] if isinstance(layers, str) else [name for name in stats if name in set(layers)] or list(layers)
-
-
-def _hashes(reading: Reading) -> set[int]:
-    """A number for the content of every sample."""
-    first = tensors_in(reading.inputs)[0].cpu()
-    return {hash(sample.contiguous().numpy().tobytes()) for sample in first}

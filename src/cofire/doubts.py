@@ -1,9 +1,7 @@
 """What a model's outputs and its layers' firing patterns say of each prediction: the numbers that trust is made of."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +11,7 @@ from cofire.likelihoods import Likelihood
 from cofire.readings import Reading
 from cofire.rivals import OUTPUTS, output_scores
 
-__all__ = ["Doubts", "Signs", "fingerprints"]
+__all__ = ["Doubts", "Signs"]
 
 _TEMPERATURES = torch.logspace(0, 10, 21, base=2.0, dtype=torch.float64)  # 1 to 1,024
 
@@ -133,27 +131,3 @@ def _moments(sums: Tensor) -> tuple[Tensor, Tensor]:
     mean = sums[1] / count
     deviation = (sums[2] / count - mean.square()).clamp(min=0).sqrt()
     return mean, torch.where(deviation > 1e-6, deviation, 1.0)
-
-
-def fingerprints(inputs: Any) -> list[bytes]:
-    """A digest of each sample of a model's inputs, the same wherever its content is the same.
-
-    >>> a, b, c = fingerprints(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
-    >>> a == c, a == b
-    (True, False)
-    """
-    parts = [_rows(tensor) for tensor in _tensors(inputs)]
-    return [hashlib.blake2b(b"".join(rows), digest_size=16).digest() for rows in zip(*parts, strict=False)]
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    if isinstance(inputs, Mapping):
-        inputs = list(inputs.values())
-    if isinstance(inputs, tuple | list):
-        return [tensor for value in inputs for tensor in _tensors(value)]
-    return [inputs] if isinstance(inputs, Tensor) and inputs.ndim else []
-
-
-def _rows(tensor: Tensor) -> list[bytes]:
-    plain = tensor.detach().cpu().reshape(len(tensor), -1).contiguous()
-    return [row.tobytes() for row in plain.view(torch.uint8).numpy()]

@@ -84,8 +84,8 @@ class Auxiliary(nn.Sequential):
 
 
 def train_auxiliary(
-    inputs: Float[Tensor, "samples numbers"], labels: Int[Tensor, " samples"], classes: int, *, epochs: int = 30,
-    batch: int = 256, rate: float = 3e-3, seed: int = 0,
+    inputs: Float[Tensor, "samples numbers"], labels: Int[Tensor, " samples"], classes: int, *,
+    epochs: int | None = None, batch: int = 256, rate: float = 3e-3, seed: int = 0,
 ) -> Auxiliary:  # fmt: skip
     """An auxiliary net, trained with Adam; the global random state stays as it was.
 
@@ -93,11 +93,12 @@ def train_auxiliary(
         inputs: What it reads.
         labels: True classes.
         classes: Number of classes.
-        epochs: Times through the samples.
+        epochs: Times through the samples; by default 30, and with few samples as many as 3,000 steps take.
         batch: Samples per step.
         rate: Learning rate.
         seed: Of its first weights and the order of samples.
     """
+    epochs = max(30, -(-3000 // -(-len(inputs) // batch))) if epochs is None else epochs
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         net = Auxiliary(classes, inputs.shape[1]).to(inputs)

@@ -8,13 +8,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from cofire.batches import fingerprints
 from cofire.detection import auroc_difference
-from cofire.doubts import Doubts, fingerprints
+from cofire.doubts import Doubts
 from cofire.errors import CofireWarning, InputError
 from cofire.familiarities import likelihoods_of
 from cofire.readings import Reader, Reading
 from cofire.rivals import OUTPUTS
 from cofire.selective import CONTROL, HEAD, Head, Trust
+from cofire.stacking import folds_of
 from cofire.stats import FiringStats
 
 __all__ = ["cross_fitted", "trust"]
@@ -118,10 +120,7 @@ def cross_fitted(
         right: Which predictions are right.
         seed: Of the parts.
     """
-    order = torch.randperm(len(right), generator=torch.Generator().manual_seed(seed))
-    order = order[right[order].sort(stable=True).indices]
-    part = torch.empty(len(right), dtype=torch.int64)
-    part[order] = torch.arange(len(right)) % _FOLDS
+    part = folds_of(right, _FOLDS, seed)
     scores = torch.empty(len(right), dtype=torch.float64)
     for fold in range(_FOLDS):
         mine = part == fold
