@@ -71,6 +71,7 @@ ROOMS = (
         "comparison",
         "findings",
         "verdicts",
+        "scalars",
         "loggers",
         "monitoring",
     ),

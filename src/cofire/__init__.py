@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cofire.layer import LayerStats
     from cofire.measures import MEASURES, summary, table
     from cofire.modularities import modularity, modularity_bisection, modularity_chen, modularity_shen
+    from cofire.monitoring import Monitor
     from cofire.partitions import Communities, communities
     from cofire.pruning import cost, load_pruned, prune
     from cofire.recording import layers, record
@@ -61,6 +62,7 @@ _ROOMS = {
     "layer": ("LayerStats",),
     "measures": ("MEASURES", "summary", "table"),
     "modularities": ("modularity", "modularity_bisection", "modularity_chen", "modularity_shen"),
+    "monitoring": ("Monitor",),
     "partitions": ("Communities", "communities"),
     "recording": ("layers", "record"),
     "stats": ("FiringStats", "load"),
@@ -78,6 +80,7 @@ __all__ = [
     "Curve",
     "FiringStats",
     "LayerStats",
+    "Monitor",
     "Trajectory",
     "__version__",
     "ablate",

@@ -256,7 +256,7 @@ class LayerAccumulator:
             everything = self.moments.lowest.amin(0), self.moments.highest.amax(0)
             basis["joint_edges"] = torch.stack(everything).double()
         if self.choices.cofiring in ("class", "union"):
-            basis |= pairing(*(self.shared or self.totals()), self.choices.top, self.choices.cofiring)
+            basis |= pairing(self.shared or self.totals(), self.choices.top, self.choices.cofiring)
         return basis
 
     def totals(self) -> tuple[Tensor, ...]:

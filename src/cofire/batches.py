@@ -10,9 +10,20 @@ from torch import Tensor
 from cofire.accumulate import as_labels
 from cofire.errors import InputError
 
-__all__ = ["Batch", "as_batch", "class_names_of", "classes_of", "logits_of", "predictions", "samples_in", "valid_rows"]
+__all__ = [
+    "LABELS",
+    "Batch",
+    "as_batch",
+    "class_names_of",
+    "classes_of",
+    "logits_of",
+    "predictions",
+    "samples_in",
+    "valid_rows",
+]
 
-_LABELS = ("labels", "label", "targets", "target", "y")
+LABELS = ("labels", "label", "targets", "target", "y")
+"""Names under which a mapping holds labels."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,10 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
         InputError: Another form, or labels that do not fit.
     """
     if isinstance(item, Mapping):
-        key = next((name for name in _LABELS if name in item), None)
+        key = next((name for name in LABELS if name in item), None)
         if key is None:
             raise InputError(
-                f"a batch that is a mapping must hold its labels under one of {', '.join(_LABELS)}",
+                f"a batch that is a mapping must hold its labels under one of {', '.join(LABELS)}",
                 f"{place} has {', '.join(map(repr, item))}",
                 "Rename the column, or yield (inputs, labels).",
             )

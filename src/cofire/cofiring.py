@@ -38,23 +38,21 @@ def paired(representative: Tensor, cofiring: str) -> Tensor:
     return representative
 
 
-def pairing(counts: Tensor, sums: Tensor, fire: Tensor, squares: Tensor, top: int, cofiring: str) -> dict[str, Tensor]:
+def pairing(totals: tuple[Tensor, ...], top: int, cofiring: str) -> dict[str, Tensor]:
     """Which units to pair for each class, and the means above which they have to be.
 
     Means are lifted by what the rounding of their sum may amount to: a value that is its class's mean is not above it, in
     whatever order the samples came.
 
     Args:
-        counts: Samples, int64 [classes].
-        sums: Sums of activations, float64 [classes, units].
-        fire: Firing counts, int64 [classes, units].
-        squares: Sums of squared activations, float64 [classes, units].
+        totals: Samples, int64 [classes]; sums of activations, firing counts and sums of squares, each [classes, units].
         top: Representative units per class.
         cofiring: "class" or "union".
 
     Returns:
         ``representative`` units [classes, top], int32, and the ``cofire_means`` of those that are paired, float64.
     """
+    counts, sums, fire, squares = totals
     means, size = sums / counts[:, None], (squares / counts[:, None]).sqrt()
     lifted = means + torch.where(size.isfinite(), size, 0.0) * counts[:, None] * 2.0**-53
     representative = representatives(means, fire.sum(0) > 0, top)

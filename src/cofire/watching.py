@@ -59,7 +59,7 @@ class Watch(TorchFunctionMode):
         self.skipped: dict[str, LayerInfo] = {}
         self._products: set[str] = set()  # sigmoids whose product with their own input is a SiLU written by hand
         self.edit: Callable[[LayerInfo, Tensor], None] | None = None  # changes known activations in place; the sink gets none
-        self._hooks, self._inside = ExitStack(), False
+        self._hooks, self.inside = ExitStack(), False
         self._paths = {module: clean_name(path) for path, module in self.model.named_modules()}
         self._named = self._named_modules()
         self._roles = [(m, path, kind) for m, path in self._paths.items() if (kind := self._kind(m, path)) or not _quiet(m)]
@@ -212,7 +212,7 @@ class Watch(TorchFunctionMode):
         self._samples, self._sink, self._mask, self._unit_axis = samples, sink, mask, -1
         self._stack.append(("", self.model, False))
         super().__enter__()
-        self._inside = True
+        self.inside = True
 
     def end(self, output: Any) -> None:
         """It has given this output; now calls that were seen for the first time are judged, and the layers among them read."""
@@ -228,8 +228,8 @@ class Watch(TorchFunctionMode):
         self._clear()
 
     def _leave(self) -> None:
-        if self._inside:
-            self._inside = False
+        if self.inside:
+            self.inside = False
             super().__exit__(None, None, None)
 
     def _clear(self) -> None:
