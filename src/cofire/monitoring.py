@@ -161,7 +161,7 @@ class Monitor:
             self._take([self._held.pop()], self._given)
         elif len(self._held) > _MOST_HELD:
             raise InputError(
-                "labels must follow the forward passes", f"found {_MOST_HELD:,} passes without",
+                "labels must follow the forward passes", f"found {len(self._held):,} passes without",
                 "Call monitor.step(labels) after each batch, or monitor.step() where there are none.",
             )  # fmt: skip
 

@@ -62,7 +62,8 @@ class Watch(TorchFunctionMode):
         self._hooks, self.inside = ExitStack(), False
         self._paths = {module: clean_name(path) for path, module in self.model.named_modules()}
         self._named = self._named_modules()
-        self._roles = [(m, path, kind) for m, path in self._paths.items() if (kind := self._kind(m, path)) or not _quiet(m)]
+        kinds = ((module, path, self._kind(module, path)) for module, path in self._paths.items())
+        self._watched = [role for role in kinds if role[2] or not (role[0] is self.model or _quiet(role[0]))]
         self._clear()
 
     def _named_modules(self) -> dict[str, nn.Module]:
@@ -73,7 +74,7 @@ class Watch(TorchFunctionMode):
     def attach(self) -> None:
         """Put the hooks on the model's modules."""
         try:
-            for role in self._roles:
+            for role in self._watched:
                 self._hook(*role)
         except BaseException:
             self.detach()
