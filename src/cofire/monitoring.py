@@ -107,6 +107,11 @@ class Monitor:
         self._hooks = ExitStack()
         self._observing = False
 
+    @property
+    def samples(self) -> int:
+        """Labelled samples that this process has seen in this window, those that were left out among them."""
+        return self._left_out + (0 if self._window is None else self._window.samples)
+
     def __enter__(self) -> "Monitor":
         if self._entered:
             raise InputError("a monitor watches once at a time", "it is already entered")
