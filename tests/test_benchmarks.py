@@ -129,3 +129,16 @@ def test_the_graph_benchmark_runs_and_compares_only_what_is_equal(tmp_path):
     assert [len(group["rows"]) >= 2 for group in result["groups"]] == [True] * 5
     assert all(row["seconds"] > 0 for group in result["groups"] for row in group["rows"])
     assert "NumPy pair loop" in done.stdout
+
+
+def test_the_training_benchmark_runs_and_watching_changes_no_weight(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "monitor.py"), "--quick", "--output", str(tmp_path / "monitor.json")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [net] = json.loads((tmp_path / "monitor.json").read_text("utf8"))["nets"]
+    assert net["seconds_of_a_plain_step"]["median"] > 0
+    assert [len(net["ratios"][every]["rounds"]) for every in ("1", "10")] == [2, 2]
+    assert net["scalars"] <= 20 * net["layers"] + 10
+    assert "| training step, batch 128 | plain, s | every=1 | every=10 |" in done.stdout

@@ -625,6 +625,40 @@ def test_tensorboard_reads_it_back(tmp_path):
     assert [step for step, _ in found["cofire/1/modularity"]] == [4]
 
 
+@pytest.mark.data
+def test_the_script_of_the_page_on_real_mnist(data_root, tmp_path):
+    """The first script of docs/training.md in a process of its own, with MNIST for the digits; TensorBoard's files are read back."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text("utf8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    loads = f'cofire.data.load("mnist", root={str(data_root)!r}, limit=12_800)'
+    script = code.replace('cofire.data.load("digits")', loads).replace("fcnn:64-", "fcnn:784-")
+    assert len([line for line in script.splitlines() if line.strip()]) <= 20
+    assert script.count("mnist") == script.count("784") == 1
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("12800 True ")
+    found = read_back(tmp_path / "runs" / "digits")
+    stats = cofire.load(tmp_path / "digits.safetensors")
+    assert [step for step, _ in found["cofire/accuracy"]] == [100, 200, 300]
+    accuracies = [value for _, value in found["cofire/accuracy"]]
+    assert accuracies == sorted(accuracies)
+    assert accuracies[-1] == pytest.approx(stats.accuracy)
+    assert accuracies[-1] > 0.9
+    for name in ("relu1", "relu2"):
+        layer = stats[name]
+        assert len(found[f"cofire/{name}/modularity"]) == 2
+        assert sum(key.startswith(f"cofire/{name}/") for key in found) == 15
+        live = cofire.live_units(layer)
+        expected = {
+            "dead_units": int(cofire.dead_units(layer).sum()),
+            "mutual_information": float(cofire.mutual_information(layer)[live].mean()),
+            "modularity": cofire.modularity(cofire.coactivation(layer, 32)),
+        }
+        for key, value in expected.items():
+            assert found[f"cofire/{name}/{key}"][-1][1] == pytest.approx(value, rel=1e-6)
+
+
 def test_full_statistics_in_one_file_or_one_for_each_window(tmp_path):
     model, data = network(), batches(2)
     for save in (tmp_path / "last.safetensors", tmp_path / "all"):
