@@ -253,6 +253,57 @@ def test_validation_and_passes_without_labels_count_for_nothing():
     assert all(same(monitor.stats[name], recorded[name]) for name in recorded)
 
 
+def test_two_monitors_of_one_model():
+    model, data = blocks(), batches(4)
+    with cofire.Monitor(model) as first, cofire.Monitor(model, every=2) as second:
+        for x, y in data:
+            F.cross_entropy(model(x), y).backward()
+            first.step(y)
+            second.step(y)
+        first.log()
+        second.log()
+    for monitor, seen in ((first, data), (second, data[::2])):
+        recorded = sketched(blocks(), seen)
+        assert all(same(monitor.stats[name], recorded[name]) for name in recorded)
+
+
+def test_a_single_number_beside_the_inputs():
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, temperature, x):
+            return self.net(x) / temperature
+
+    model, ((x, y), *_) = Tempered(), batches(1)
+    with cofire.Monitor(model) as monitor:
+        model(torch.tensor(2.0), x)
+        monitor.step(y)
+        assert monitor.log()["cofire/samples"] == 20
+
+
+def test_a_value_that_the_model_changes_later_is_read_before():
+    class Later(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            hidden = F.relu(self.net[0](x))
+            hidden.add_(100)
+            return self.net[4](F.relu(self.net[2](hidden)))
+
+    model, data = Later(), batches(3)
+    with cofire.Monitor(model) as monitor:
+        for x, y in data:
+            model(x)
+            monitor.step(y)
+        monitor.log()
+    assert same(monitor.stats["relu"], sketched(model, data)["relu"])
+    assert monitor.stats["relu"].high.max() < 50
+
+
 def test_autocast():
     """Half precision is what the layers gave, and statistics are as exact as ever."""
     model, data = network(), batches(3)

@@ -78,7 +78,7 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
 def samples_in(inputs: Any) -> int | None:
     """Number of samples in a model's inputs: the length of the first tensor found; None where there is none."""
     if isinstance(inputs, Tensor) or hasattr(inputs, "__array__"):
-        return len(inputs)
+        return len(inputs) if getattr(inputs, "ndim", 1) else None
     if isinstance(inputs, Mapping):
         inputs = list(inputs.values())
     if isinstance(inputs, tuple | list):

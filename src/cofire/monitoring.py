@@ -132,7 +132,7 @@ class Monitor:
         if wanted and not self._observing:
             root = self._watch.model
             self._hooks.callback(root.register_forward_pre_hook(_Hook(self._begin), with_kwargs=True).remove)
-            self._hooks.callback(root.register_forward_hook(_Hook(self._end), always_call=True).remove)
+            self._hooks.callback(root.register_forward_hook(_Hook(self._end), prepend=True, always_call=True).remove)
             if "torch._dynamo" in sys.modules:  # what is compiled would not call the hooks inside
                 self._hooks.enter_context(torch.compiler.set_stance("force_eager"))
         elif not wanted:
