@@ -3,6 +3,7 @@
 The file is also the program of the processes that train together: ``python test_monitoring.py RANK WORLD FOLDER``.
 """
 
+import contextlib
 import copy
 import csv
 import gc
@@ -789,6 +790,18 @@ def test_activations_that_are_not_finite_are_left_out():
         monitor.step(data[1][1])
         numbers = monitor.log()
     assert (numbers["cofire/samples"], numbers["cofire/left_out"]) == (20, 20)
+
+
+def test_a_training_that_has_diverged_goes_on():
+    model, ((x, y), *_), seen = network(), batches(1), []
+    with cofire.Monitor(model, log=seen.append) as monitor:
+        for scale in (1, torch.inf, 1):
+            model(x * scale)
+            with pytest.warns(CofireWarning) if scale > 1 else contextlib.nullcontext():
+                monitor.step(y)
+            monitor.log()
+    assert seen[1] == {"cofire/samples": 0, "cofire/left_out": 20}
+    assert "cofire/1/modularity" in seen[2]  # over the means of the first
 
 
 def test_a_window_in_which_a_class_is_absent():

@@ -160,11 +160,12 @@ class Monitor:
         self._watch.detach()
         self._watch.end(output)
         logits = logits_of(output)
-        self._held.append(_Pass(self._seen, self._samples, None if logits is None else logits.detach()))
-        self._seen = {}
+        this, self._seen = _Pass(self._seen, self._samples, None if logits is None else logits.detach()), {}
         if self._given is not None:
-            self._take([self._held.pop()], self._given)
-        elif len(self._held) > _MOST_HELD:
+            self._take([this], self._given)
+            return
+        self._held.append(this)
+        if len(self._held) > _MOST_HELD:
             raise InputError(
                 "labels must follow the forward passes", f"found {len(self._held):,} passes without",
                 "Call monitor.step(labels) after each batch, or monitor.step() where there are none.",
@@ -237,28 +238,32 @@ class Monitor:
             values: More numbers to write beside them, such as ``epoch=3``.
 
         Returns:
-            ``values`` and the numbers of :func:`scalars`, at most 20 for a layer.
+            ``values``, ``cofire/left_out`` and the numbers of :func:`scalars`, at most 20 for a layer; of a window whose
+            batches were all left out, their number alone.
 
         Raises:
             InputError: No labelled batch was seen.
         """
         parts = gather((None if self._window is None else self._window.stats({}), self._left_out))
         seen = [stats for stats, _ in parts if stats is not None and stats.samples]
-        if not seen:
+        left_out = sum(count for _, count in parts)
+        if not seen and not left_out:
             raise InputError(
                 "a window must hold at least one labelled batch", f"none was seen in {self.steps:,} steps",
                 "Call the watched model in training mode, and monitor.step(labels) after it.",
             )  # fmt: skip
-        self.stats = stats = replace(functools.reduce(operator.add, seen), header=self._header(values))
-        numbers = {**values, **scalars(stats), "cofire/left_out": sum(count for _, count in parts)}
+        numbers = {**values, "cofire/samples": 0, "cofire/left_out": left_out}
+        if seen:
+            self.stats = stats = replace(functools.reduce(operator.add, seen), header=self._header(values))
+            numbers |= scalars(stats)
+            self._window = Window(stats.classes, self.choices, self.threshold, basis_of(stats))
+            if rank() == 0 and self._save is not None:
+                one = self._save.suffix == ".safetensors"
+                stats.save(self._save if one else self._save / f"window-{self.windows:05d}.safetensors")
         if rank() == 0:
             for log in self._logs:
                 log(numbers, self.windows, self.steps)
-            if self._save is not None:
-                one = self._save.suffix == ".safetensors"
-                stats.save(self._save if one else self._save / f"window-{self.windows:05d}.safetensors")
         self.windows, self._left_out = self.windows + 1, 0
-        self._window = Window(stats.classes, self.choices, self.threshold, basis_of(stats))
         return numbers
 
     def _header(self, values: dict[str, float]) -> dict[str, Any]:
