@@ -65,6 +65,8 @@ def width(covariance: bool | int) -> int:
 
 def _tensor(value) -> Tensor:
     """A tensor of anything that holds numbers; arrays of another stride or byte order than torch takes are copied."""
+    if isinstance(value, Tensor):
+        return value
     if isinstance(value, np.ndarray) and (not value.dtype.isnative or min(value.strides, default=0) < 0):
         value = value.astype(value.dtype.newbyteorder("="))
     with warnings.catch_warnings():

@@ -28,9 +28,6 @@ def lightning(*, model: str | None = None, labels: Callable | None = None, windo
         labels: From a batch to its labels; by default batches are (inputs, labels) or mappings with labels.
         window: Batches in a window; by default an epoch is one.
         options: Of the :class:`~cofire.Monitor`. Without ``log``, the trainer's own loggers get the scalars.
-
-    >>> lightning(every=10)  # doctest: +SKIP
-    <cofire.callbacks.LightningMonitor object at ...>
     """
     return _lightning_class()(model, labels, window, options)
 
