@@ -39,7 +39,7 @@ docs: .venv/.docs ## Build the pages; a warning is an error
 	@echo "The pages are in docs/_build/html/index.html"
 
 bench: .venv/.bench ## Time cofire and its peers side by side, one thread
-	@for script in record graphs ablation; do \
+	@for script in record graphs ablation monitor; do \
 	    echo "benchmarks/$$script.py"; $(call LIMITS,1) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; \
 	done
 

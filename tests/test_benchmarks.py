@@ -145,3 +145,16 @@ def test_the_trust_benchmark_runs(tmp_path):
     assert all(0 <= row["auroc"] <= 1 for row in found.values())
     assert sum(row["samples"] for row in rows if row["task"] == "agreement") == 360
     assert "| msp | " in done.stdout
+
+
+def test_the_training_benchmark_runs_and_watching_changes_no_weight(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "monitor.py"), "--quick", "--output", str(tmp_path / "monitor.json")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [net] = json.loads((tmp_path / "monitor.json").read_text("utf8"))["nets"]
+    assert net["seconds_of_a_plain_step"]["median"] > 0
+    assert [len(net["ratios"][every]["rounds"]) for every in ("1", "10")] == [2, 2]
+    assert net["scalars"] <= 20 * net["layers"] + 10
+    assert "| training step, batch 128 | plain, s | every=1 | every=10 |" in done.stdout

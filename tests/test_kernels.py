@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import naive
 from activations import column, law, realistic, recordings
-from cofire import accumulate, kernels
+from cofire import kernels
 from cofire.accumulate import Choices, LayerAccumulator
 from cofire.kernels import SKETCH_BINS, Moments, Sketch, Workspace, add_histogram, bin_index, bin_scale, refine
 
@@ -208,7 +208,7 @@ def test_blocks_of_rows_do_not_matter(sketch, sizes):
     acts, labels = realistic("gelu", 1500, 5)
     labels = torch.tensor(labels)
     whole = collected(acts, labels, 4, [1500], sketch, by_class=not sketch)
-    with mock.patch.object(accumulate, "_BLOCK", 1):  # blocks of 256 rows, the least
+    with mock.patch.object(kernels, "_BLOCK", 1):  # blocks of 256 rows, the least
         parts = collected(acts, labels, 4, sizes, sketch, by_class=not sketch)
     assert [name for name in WHOLE if name in whole and not torch.equal(whole[name], parts[name])] == []
     assert torch.equal(whole["class_counts"], torch.bincount(labels))
@@ -357,7 +357,7 @@ def test_counts_stay_exact_beyond_single_precision():
         moments.update(column(1.0), torch.zeros(1, dtype=torch.long))
     assert int(moments.state()["fire"]) == 2**24 + 3
     assert kernels._FLUSH + 4096 < 2**24
-    assert accumulate._Rows(1, torch.float32, CPU).rows <= 4096
+    assert kernels.Rows(1, torch.float32, CPU).rows <= 4096
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

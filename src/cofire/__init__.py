@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cofire.layer import LayerStats
     from cofire.measures import MEASURES, summary, table
     from cofire.modularities import modularity, modularity_bisection, modularity_chen, modularity_shen
+    from cofire.monitoring import Monitor
     from cofire.partitions import Communities, communities
     from cofire.pruning import cost, load_pruned, prune
     from cofire.recording import layers, record
@@ -69,6 +70,7 @@ _ROOMS = {
     "layer": ("LayerStats",),
     "measures": ("MEASURES", "summary", "table"),
     "modularities": ("modularity", "modularity_bisection", "modularity_chen", "modularity_shen"),
+    "monitoring": ("Monitor",),
     "partitions": ("Communities", "communities"),
     "recording": ("layers", "record"),
     "selective": ("Trust", "load_trust"),
@@ -90,6 +92,7 @@ __all__ = [
     "Familiarity",
     "FiringStats",
     "LayerStats",
+    "Monitor",
     "Trajectory",
     "Trust",
     "__version__",

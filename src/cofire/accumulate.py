@@ -7,13 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofire.cofiring import Cofiring, paired, representatives
+from cofire.cofiring import Cofiring, paired, pairing
 from cofire.errors import ActivationError, CofireWarning, InputError
-from cofire.kernels import Moments, Sketch, Workspace, add_histogram, bin_scale, refine
+from cofire.kernels import Moments, Rows, Sketch, Workspace, add_histogram, bin_scale, refine
 
 __all__ = ["Choices", "LayerAccumulator", "as_labels", "as_values", "check_finite", "width"]
-
-_BLOCK = 1 << 21  # values in a block of rows
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,8 @@ def width(covariance: bool | int) -> int:
 
 def _tensor(value) -> Tensor:
     """A tensor of anything that holds numbers; arrays of another stride or byte order than torch takes are copied."""
+    if isinstance(value, Tensor):
+        return value
     if isinstance(value, np.ndarray) and (not value.dtype.isnative or min(value.strides, default=0) < 0):
         value = value.astype(value.dtype.newbyteorder("="))
     with warnings.catch_warnings():
@@ -133,37 +133,6 @@ def as_labels(labels, samples: int | None = None, classes: int | None = None, de
     return labels
 
 
-class _Rows:
-    """Collects rows into blocks, large enough that every class has many rows in one and small enough for many layers."""
-
-    def __init__(self, units: int, dtype: torch.dtype, device: torch.device):
-        self.rows = min(4096, max(256, _BLOCK // max(1, units)))
-        self.shape, self.dtype, self.device = (self.rows, units), dtype, device
-        self.filled = 0
-        self.renew()
-
-    def renew(self) -> None:
-        """Start on fresh memory, leaving the last block to whoever keeps it."""
-        self.values = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        self.labels = torch.empty(self.rows, dtype=torch.int64, device=self.device)
-
-    def append(self, values: Tensor, labels: Tensor):
-        """Take rows; yields a block whenever one is full."""
-        start = 0
-        while start < len(values):
-            count = min(len(values) - start, self.rows - self.filled)
-            self.values[self.filled : self.filled + count] = values[start : start + count]
-            self.labels[self.filled : self.filled + count] = labels[start : start + count]
-            self.filled, start = self.filled + count, start + count
-            if self.filled == self.rows:
-                yield self.rest()
-
-    def rest(self) -> tuple[Tensor, Tensor]:
-        """The block as far as it is filled."""
-        count, self.filled = self.filled, 0
-        return self.values[:count], self.labels[:count]
-
-
 class LayerAccumulator:
     """Collects one layer's statistics: :meth:`update` in the first phase, :meth:`open` and :meth:`count` in the second.
 
@@ -190,7 +159,7 @@ class LayerAccumulator:
         self.softmax_sum = torch.zeros_like(self.moments.sum) if choices.softmax else None
         narrow = units <= choices.covariance
         self.product_sum = torch.zeros(units, units, dtype=torch.float64, device=work.device) if narrow else None
-        self._rows, self._keep, self._second = _Rows(units, dtype, work.device), keep, False
+        self._rows, self._keep, self._second = Rows(units, dtype, work.device), keep, False
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._histograms: dict[str, Tensor] = {}
         self._scales: dict[str, Tensor] = {}
@@ -223,7 +192,7 @@ class LayerAccumulator:
                 self.product_sum.addmm_(wide.T, wide)
         if self.softmax_sum is not None:
             self.softmax_sum.index_add_(0, labels, torch.softmax(values.double(), 1))
-        if self._histograms:  # the basis came from a reference
+        if self._histograms or self._cofiring is not None:  # the basis came from another recording
             self._count(values, labels)
         if self._keep:
             self._kept.append((values, labels))
@@ -249,9 +218,10 @@ class LayerAccumulator:
             self.maps = torch.zeros(self.classes, *maps.shape[1:], dtype=torch.float64, device=maps.device)
         self.maps.index_add_(0, labels, maps.double())
 
-    def start_sketch(self) -> None:
-        """Begin the sketch late; the caller replays what the moments have already seen through ``sketch.update``."""
-        self.sketch = Sketch(self.units, self.work)
+    def pair(self, basis: dict[str, Tensor]) -> None:
+        """Count co-firing from here on, over the ``representative`` units and ``cofire_means`` of another recording."""
+        units = paired(basis["representative"].to(self.work.device), self.choices.cofiring)
+        self._cofiring, self._basis = Cofiring(units, basis["cofire_means"].to(self.work.device), self.dtype), basis
 
     def open(self, basis: dict[str, Tensor] | None = None) -> None:
         """Begin the second phase over what the first has seen, or over the ``basis`` of another recording."""
@@ -271,8 +241,7 @@ class LayerAccumulator:
             self._scales[name] = bin_scale(pair[0], pair[1], shape[-2])
             basis[f"{name}_edges"] = pair
         if self.choices.cofiring in ("class", "union"):
-            units = paired(basis["representative"].to(device), self.choices.cofiring)
-            self._cofiring = Cofiring(units, basis["cofire_means"].to(device), self.dtype)
+            self.pair(basis)
         self._basis = basis
 
     def own_basis(self) -> dict[str, Tensor]:
@@ -289,12 +258,7 @@ class LayerAccumulator:
             everything = self.moments.lowest.amin(0), self.moments.highest.amax(0)
             basis["joint_edges"] = torch.stack(everything).double()
         if self.choices.cofiring in ("class", "union"):
-            means, lifted, live = self._means()
-            representative = representatives(means, live, self.choices.top)
-            units = paired(representative, self.choices.cofiring)
-            basis["representative"] = representative.to(torch.int32)
-            own = lifted.gather(1, units.clamp(min=0))
-            basis["cofire_means"] = torch.where((units >= 0) & own.isfinite(), own, torch.inf)  # nothing is above inf
+            basis |= pairing(self.shared or self.totals(), self.choices.top, self.choices.cofiring)
         return basis
 
     def totals(self) -> tuple[Tensor, ...]:
@@ -302,16 +266,15 @@ class LayerAccumulator:
         state = self.moments.state()
         return self.class_counts, state["sum"], state["fire"], state["square_sum"]
 
-    def _means(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Class means, the same lifted, and the live units.
-
-        Means are lifted by what the rounding of their sum may amount to: a value that is its class's mean is not above it,
-        in whatever order the samples came.
-        """
-        counts, sums, fire, squares = self.shared or self.totals()
-        means, size = sums / counts[:, None], (squares / counts[:, None]).sqrt()
-        size = torch.where(size.isfinite(), size, 0.0)
-        return means, means + size * counts[:, None] * 2.0**-53, fire.sum(0) > 0
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that the first phase changes: moments, sketch and co-firing counts, with all rows taken in."""
+        self.settle()
+        state = {"class_counts": self.class_counts, **self.moments.tensors()}
+        if self.sketch is not None:
+            state |= self.sketch.tensors()
+        if self._cofiring is not None:
+            state["cofire"] = self._cofiring.counts
+        return state
 
     def _count(self, values: Tensor, labels: Tensor) -> None:
         for name, counts in self._histograms.items():

@@ -12,6 +12,7 @@ from cofire.accumulate import as_labels
 from cofire.errors import InputError
 
 __all__ = [
+    "LABELS",
     "Batch",
     "as_batch",
     "class_names_of",
@@ -23,7 +24,8 @@ __all__ = [
     "valid_rows",
 ]
 
-_LABELS = ("labels", "label", "targets", "target", "y")
+LABELS = ("labels", "label", "targets", "target", "y")
+"""Names under which a mapping holds labels."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
         InputError: Another form, or labels that do not fit.
     """
     if isinstance(item, Mapping):
-        key = next((name for name in _LABELS if name in item), None)
+        key = next((name for name in LABELS if name in item), None)
         if key is None:
             raise InputError(
-                f"a batch that is a mapping must hold its labels under one of {', '.join(_LABELS)}",
+                f"a batch that is a mapping must hold its labels under one of {', '.join(LABELS)}",
                 f"{place} has {', '.join(map(repr, item))}",
                 "Rename the column, or yield (inputs, labels).",
             )
@@ -77,10 +79,10 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
 
 def samples_in(inputs: Any) -> int | None:
     """Number of samples in a model's inputs: the length of the first tensor found; None where there is none."""
-    if isinstance(inputs, Tensor):
+    if isinstance(inputs, Tensor):  # no len(): under torch.export the batch may be of any size
         return inputs.shape[0] if inputs.ndim else None
     if hasattr(inputs, "__array__"):
-        return len(inputs)
+        return len(inputs) if getattr(inputs, "ndim", 1) else None
     if isinstance(inputs, Mapping):
         inputs = list(inputs.values())
     if isinstance(inputs, tuple | list):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["Cofiring", "paired", "representatives", "union"]
+__all__ = ["Cofiring", "paired", "pairing", "representatives", "union"]
 
 _LIMIT = 1 << 22  # rows in one product: below 2**24, where a float32 sum of ones stops being exact
 
@@ -36,6 +36,30 @@ def paired(representative: Tensor, cofiring: str) -> Tensor:
     if cofiring == "union":
         return union(representative).expand(len(representative), -1)
     return representative
+
+
+def pairing(totals: tuple[Tensor, ...], top: int, cofiring: str) -> dict[str, Tensor]:
+    """Which units to pair for each class, and the means above which they have to be.
+
+    Means are lifted by what the rounding of their sum may amount to: a value that is its class's mean is not above it, in
+    whatever order the samples came.
+
+    Args:
+        totals: Samples, int64 [classes]; sums of activations, firing counts and sums of squares, each [classes, units].
+        top: Representative units per class.
+        cofiring: "class" or "union".
+
+    Returns:
+        ``representative`` units [classes, top], int32, and the ``cofire_means`` of those that are paired, float64.
+    """
+    counts, sums, fire, squares = totals
+    means, size = sums / counts[:, None], (squares / counts[:, None]).sqrt()
+    lifted = means + torch.where(size.isfinite(), size, 0.0) * counts[:, None] * 2.0**-53
+    representative = representatives(means, fire.sum(0) > 0, top)
+    units = paired(representative, cofiring)
+    own = lifted.gather(1, units.clamp(min=0))
+    above = torch.where((units >= 0) & own.isfinite(), own, torch.inf)  # nothing is above inf
+    return {"representative": representative.to(torch.int32), "cofire_means": above}
 
 
 def _just_below(means: Tensor, dtype: torch.dtype) -> Tensor:

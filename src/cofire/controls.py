@@ -16,7 +16,7 @@ from cofire.hidden import Block, rows
 from cofire.probes import Auxiliary, residual_probes, train_auxiliary
 from cofire.readings import Reader, Reading, scores_in
 from cofire.stats import FiringStats
-from cofire.taps import tensors_in
+from cofire.watching import tensors_in
 from cofire.wrappers import called, evaluating
 
 __all__ = ["AS_THEY_ARE", "Method", "inputs_of", "keep", "paper_heads", "probes", "trained_on"]

@@ -11,11 +11,12 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["SKETCH_BINS", "Moments", "Sketch", "Workspace", "add_histogram", "bin_index", "bin_scale", "refine"]
+__all__ = ["SKETCH_BINS", "Moments", "Rows", "Sketch", "Workspace", "add_histogram", "bin_index", "bin_scale", "refine"]
 
 SKETCH_BINS = 1024
 """Bins of the sketch: its range doubles by powers of two, so that two sketches always have a common grid."""
 
+_BLOCK = 1 << 21  # values in a block of rows
 _CHUNK = 1 << 17  # elements handled at once: the scratch buffers then fit a core's second-level cache
 _FLUSH = 1 << 23  # rows after which float32 counts move to int64, well before they stop being exact at 2**24
 _LOWEST_EXPONENT = -100  # 2**(10 + 100) is still a float32; smaller activations share the first bin
@@ -51,6 +52,37 @@ class Workspace:
 def _chunks(values: Tensor) -> tuple[Tensor, ...]:
     rows = max(1, _CHUNK // max(1, values.shape[1]))
     return (values,) if len(values) <= rows else values.split(rows)
+
+
+class Rows:
+    """Collects rows into blocks, large enough that every class has many rows in one and small enough for many layers."""
+
+    def __init__(self, units: int, dtype: torch.dtype, device: torch.device):
+        self.rows = min(4096, max(256, _BLOCK // max(1, units)))
+        self.shape, self.dtype, self.device = (self.rows, units), dtype, device
+        self.filled = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Start on fresh memory, leaving the last block to whoever keeps it."""
+        self.values = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        self.labels = torch.empty(self.rows, dtype=torch.int64, device=self.device)
+
+    def append(self, values: Tensor, labels: Tensor):
+        """Take rows; yields a block whenever one is full."""
+        start = 0
+        while start < len(values):
+            count = min(len(values) - start, self.rows - self.filled)
+            self.values[self.filled : self.filled + count] = values[start : start + count]
+            self.labels[self.filled : self.filled + count] = labels[start : start + count]
+            self.filled, start = self.filled + count, start + count
+            if self.filled == self.rows:
+                yield self.rest()
+
+    def rest(self) -> tuple[Tensor, Tensor]:
+        """The block as far as it is filled."""
+        count, self.filled = self.filled, 0
+        return self.values[:count], self.labels[:count]
 
 
 class Moments:
@@ -130,6 +162,12 @@ class Moments:
     def largest(self) -> Tensor:
         """Largest absolute value seen so far, [units]; 0 before the first sample."""
         return torch.maximum(-self.lowest.amin(0), self.highest.amax(0)).clamp_(min=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state, in the very tensors that :meth:`update` changes."""
+        self._flush()
+        names = "fire", "zeros", "sum", "square_sum", "lowest", "highest", "least_positive", "least_negative"
+        return {name: getattr(self, name) for name in names}
 
     def state(self) -> dict[str, Tensor]:
         """The accumulated fields: fire, zeros, sum, square_sum, low, high."""
@@ -259,6 +297,11 @@ class Sketch:
         self.widen(common, either)
         other.widen(common, either)
         self.counts += other.counts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state, in the very tensors that :meth:`update` changes."""
+        self._filled = True  # whoever fills them from elsewhere need not say so
+        return {"sketch": self.counts, "sketch_exponent": self.exponent, "sketch_signed": self.signed}
 
     def zero_bin(self) -> Tensor:
         """Bin in which the value 0 falls, [units] int64."""

@@ -7,12 +7,17 @@ import torch.distributed as dist
 
 from cofire.kernels import Moments
 
-__all__ = ["gather", "share_ranges", "share_totals", "world_size"]
+__all__ = ["gather", "rank", "share_ranges", "share_totals", "world_size"]
 
 
 def world_size() -> int:
     """Number of processes; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process; 0 without torch.distributed."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather(value: Any) -> list[Any]:

@@ -71,8 +71,8 @@ def boost(
         net, batches, loaded, validation, method, layers=last, test=test, controls=controls, rate=rate, seed=seed
     )  # fmt: skip
     frame = boosted.summary()
-    shown = frame[frame.split == "test"]
-    typer.echo(shown[list(_COLUMNS)].to_string(index=False, formatters={k: v.format for k, v in _COLUMNS.items() if v}))
+    shown = frame.loc[frame["split"] == "test", list(_COLUMNS)]
+    typer.echo(shown.to_string(index=False, formatters={k: v.format for k, v in _COLUMNS.items() if v}))
     typer.echo("")
     for word in boosted.words:
         typer.echo(f"- {word}")
