@@ -113,9 +113,10 @@ def page(result: dict) -> str:
     cells_ = result["cells"]
     found = [row for cell in cells_.values() for row in cell["rows"]]
     any_ = next(iter(cells_.values()))
+    scaled = f" --limit {any_['limit']}" if any_["limit"] else ""
     seeds = {name: 1 + max(row["seed"] for row in cell["rows"]) for name, cell in cells_.items()}
     lines = [
-        f"`python benchmarks/boosting.py`, {any_['date']}, {any_['machine']}, torch {any_['torch']}, "
+        f"`python benchmarks/boosting.py{scaled}`, {any_['date']}, {any_['machine']}, torch {any_['torch']}, "
         f"{' or '.join(map(str, sorted(set(seeds.values()), reverse=True)))} seeds. Gains in points of test accuracy: mean "
         "over seeds, with the smallest and the largest. *seconds*: processor time of the boost, and of a logistic regression "
         "by gradients on all hidden layers of the same samples.",
@@ -188,6 +189,7 @@ def main() -> None:
             "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
             "torch": torch.__version__,
             "cofire": cofire.__version__,
+            "limit": options.limit,
             "rows": rows_,
         }
         result["cells"] = {name: result["cells"][name] for name in CELLS if name in result["cells"]}

@@ -1,5 +1,6 @@
 """A frozen classifier made better, where there is something to gain, from what its hidden layers hold."""
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from cofire.residuals import Sums, corrections
 from cofire.scoring import log_loss
 from cofire.stacking import Stack, cross_fitted, stacked
 from cofire.stats import FiringStats
+from cofire.wrappers import unwrap
 
 __all__ = ["boost"]
 
@@ -84,6 +86,7 @@ def boost(
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
         if given is not None and iter(given) is given:  # type: ignore[comparison-overlap]
             raise InputError(f"{name} must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
+    copied = copy.deepcopy(unwrap(model)) if controls else None  # before hooks are on it
     with Reader(model, stats, _chosen(stats, layers, 1 if method == "paper" else len(stats)), device) as reader:
         fitting = _Fitting(reader, features, seed, progress)
         fitting.first(batches)
@@ -91,7 +94,7 @@ def boost(
         methods: dict[str, Method] = {"auto": fitting.auto}
         paper = None
         if controls or method == "paper":
-            paper, more = fitting.controls(batches, controls, method, scaled, rate)
+            paper, more = fitting.controls(batches, copied, method, scaled, rate)
             methods |= more
         held = fitting.measured(validation, methods)
         if held.seen & fitting.seen:
@@ -199,23 +202,23 @@ class _Fitting:
         row = self.rows(reading)
         return [_added(row, each) for each in self.weights]
 
-    def controls(self, batches: Iterable, every: bool, method: str, scaled: bool, rate: float):
-        """The paper's head, and the methods to stand beside the boost."""
+    def controls(self, batches: Iterable, copied: nn.Module | None, method: str, scaled: bool, rate: float):
+        """The paper's head, and the methods to stand beside the boost; all of them where there is a copy to train on."""
         reader, names = self.reader, self.reader.names if method == "paper" else self.reader.names[-1:]
         parts = {"scores": lambda reading: reading.logits, "labels": lambda reading: reading.labels}
         parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in names}
-        if every:
+        if copied is not None:
             parts |= {"rows": self.rows, "inputs": inputs_of}
         kept, share = keep(reader, batches, parts, self.sums.samples, self.seed, self.progress)
         if share < 1:
             self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
         paper, methods = paper_heads(kept, self.stats, names, scaled, self.seed)
-        if every:
+        if copied is not None:
             noise = corrections(Sums(self.sums.curvature, self.random, self.sums.samples))
             methods |= probes(kept, self.blocks)
             methods["random labels"] = lambda reading: [_added(self.rows(reading), each) for each in noise]
             methods["one more epoch"] = trained_on(
-                reader.taps.model, batches, self.stats.classes, reader.device, reader.form, rate, self.seed
+                copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed
             )
         return paper, methods
 

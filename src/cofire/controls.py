@@ -1,6 +1,5 @@
 """The controls of a boost: what else, fitted to the same samples, could have brought the gain."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -130,11 +129,11 @@ def paper_heads(
     }
 
 
-def trained_on(model: nn.Module, batches: Iterable, classes: int, device: Any, form: str, rate: float, seed: int) -> Method:
-    """A copy of the model, trained for one more epoch with Adam.
+def trained_on(copied: nn.Module, batches: Iterable, classes: int, device: Any, form: str, rate: float, seed: int) -> Method:
+    """The model after one more epoch with Adam.
 
     Args:
-        model: The model, which stays as it is.
+        copied: A copy of the model, which is trained.
         batches: Labelled data.
         classes: Number of classes.
         device: Where to train.
@@ -142,7 +141,7 @@ def trained_on(model: nn.Module, batches: Iterable, classes: int, device: Any, f
         rate: The learning rate.
         seed: Of dropout.
     """
-    copied = copy.deepcopy(model).to(device).train().requires_grad_(True)
+    copied = copied.to(device).train().requires_grad_(True)
     optimizer = torch.optim.Adam(copied.parameters(), rate)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)

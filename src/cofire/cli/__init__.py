@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from cofire.cli import boosting, building, looking, removing, trusting  # noqa: F401 (each adds its commands)
+from cofire.cli import boosting, building, looking, removing, reproducing, trusting  # noqa: F401 (each adds its commands)
 from cofire.cli.options import app
 
 __all__ = ["app", "run"]

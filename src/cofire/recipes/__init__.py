@@ -1,0 +1,72 @@
+"""Recipes that run the papers' experiments again and say which claims hold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from cofire.errors import InputError
+from cofire.recipes.running import Found, Settings, write
+
+__all__ = ["RECIPES", "Recipe", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment.
+
+    Args:
+        title: What it reproduces.
+        room: Where it is.
+        function: Its name there.
+        parts: What can be run alone.
+    """
+
+    title: str
+    room: str
+    function: str
+    parts: tuple[str, ...]
+
+    @property
+    def run(self) -> Callable[[Settings], Found]:
+        """The function that runs it."""
+        return getattr(import_module(f"cofire.recipes.{self.room}"), self.function)
+
+
+_FOLLOWED = ("mnist", "mnist-mixed", "fashion-mnist", "fashion-mnist-mixed", "cifar10")
+
+RECIPES = {
+    "000-entropy": Recipe("Entropy over a training (papers 000 and 001)", "following", "entropy", _FOLLOWED),
+    "000-boost": Recipe("The auxiliary net (paper 000)", "boosting", "run", ("mnist", "fashion-mnist", "cifar10")),
+    "001": Recipe("Modularity and unique units over a training (paper 001)", "following", "communities", _FOLLOWED),
+    "002": Recipe("How many fully connected layers (paper 002)", "depth", "run", ("mnist", "cifar10", "cifar10-conv")),
+    "004": Recipe("Which neurons matter (paper 004)", "removing", "run", ("004-2x200", "004-3x200")),
+}
+"""The recipes by the number of their paper."""
+
+
+def reproduce(name: str, settings: Settings, out: Path, command: str = "") -> tuple[Found, Path, Path]:
+    """Run a recipe and write its page and its numbers.
+
+    Args:
+        name: One of :data:`RECIPES`.
+        settings: How to run it.
+        out: The folder for ``NAME.md`` and ``NAME.json``.
+        command: The command to state.
+
+    Returns:
+        What it found, the page and the numbers.
+
+    Raises:
+        InputError: No such recipe, or no such part of it.
+    """
+    if name not in RECIPES:
+        raise InputError(f"a recipe is one of {', '.join(RECIPES)}", f"found {name!r}")
+    recipe = RECIPES[name]
+    odd = [part for part in settings.only or () if part not in recipe.parts]
+    if odd or settings.only == ():
+        raise InputError(f"the parts of {name} are {', '.join(recipe.parts)}", f"found {', '.join(map(repr, odd)) or 'none'}")
+    if settings.seeds < 1:
+        raise InputError("there must be at least one seed", f"found {settings.seeds}")
+    found = recipe.run(settings)
+    return found, *write(name, recipe.title, command, settings, found, out)
