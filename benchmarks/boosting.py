@@ -61,7 +61,8 @@ def measured(cell: str, root, limit: int | None, seeds: int, say) -> list[dict]:
     """Rows of one cell: a net of every seed, boosted after each of its epochs."""
     name, how, build, stops, schedule = CELLS[cell]
     images = cofire.data.load(name, "train", root=root, limit=limit, **how)
-    test = cofire.data.load(name, "test", root=root, limit=limit, **how).batches(500)
+    few = limit if limit and limit < 10_000 else None
+    test = cofire.data.load(name, "test", root=root, limit=few, **how).batches(500)
     train, held = images.split(1 / 6 if name != "cifar10" else 1 / 5, seed=0)
     train, held = (train, held) if len(train) > len(held) else (held, train)
     found = []

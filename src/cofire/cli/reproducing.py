@@ -31,7 +31,7 @@ def reproduce(
     settings = Settings(
         data_root, seeds, limit, epochs, tuple(only) if only else None, work or out / "work" / recipe, typer.echo
     )
-    found, page, numbers = run(recipe, settings, out, command())
+    found, page, numbers = run(recipe, settings, out)
     for finding in found.findings:
         typer.echo(f"- {finding.claim} {finding.verdict.capitalize()}. {finding.why}")
     if found.curves:

@@ -1,5 +1,6 @@
 """Recipes that run the papers' experiments again and say which claims hold."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -45,14 +46,13 @@ RECIPES = {
 """The recipes by the number of their paper."""
 
 
-def reproduce(name: str, settings: Settings, out: Path, command: str = "") -> tuple[Found, Path, Path]:
+def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Path]:
     """Run a recipe and write its page and its numbers.
 
     Args:
         name: One of :data:`RECIPES`.
         settings: How to run it.
         out: The folder for ``NAME.md`` and ``NAME.json``.
-        command: The command to state.
 
     Returns:
         What it found, the page and the numbers.
@@ -69,4 +69,12 @@ def reproduce(name: str, settings: Settings, out: Path, command: str = "") -> tu
     if settings.seeds < 1:
         raise InputError("there must be at least one seed", f"found {settings.seeds}")
     found = recipe.run(settings)
-    return found, *write(name, recipe.title, command, settings, found, out)
+    return found, *write(name, recipe.title, _command(name, settings), settings, found, out)
+
+
+def _command(name: str, settings: Settings) -> str:
+    """The command that gives the same numbers elsewhere: without the folders of this run."""
+    words = ["cofire", "reproduce", name, "--seeds", str(settings.seeds)]
+    for option, value in (("--limit", settings.limit), ("--epochs", settings.epochs)):
+        words += [option, str(value)] if value is not None else []
+    return shlex.join([*words, *(word for part in settings.only or () for word in ("--only", part))])

@@ -41,7 +41,7 @@ def run(settings: Settings) -> Found:
             continue
         grey = 1 if source == "cifar10" else None
         images = data.load(source, "train", root=settings.root, limit=settings.limit, channels=grey)
-        test = data.load(source, "test", root=settings.root, limit=settings.limit, channels=grey).batches(500)
+        test = data.load(source, "test", root=settings.root, limit=settings.test_limit, channels=grey).batches(500)
         held, train = images.split(1 / 6, seed=0)
         for seed in range(settings.seeds):
             folder, net = settings.folder / f"{name}-{seed}", zoo.model(net_name, seed=seed)
@@ -161,7 +161,7 @@ def _findings(rows: list[dict]) -> list[Finding]:
     parts = "; ".join(f"{net} {mean_and_range(values)}" for net, values in lost.items())
     enough = sum(_mean(values) >= _NETS[net][2] / 2 for net, values in lost.items())
     found.append(
-        Finding("(The paper's base may have been scored with dropout on.)", 
+        Finding("(The paper's base may have been scored with dropout on.)",
                 "possible" if 2 * enough >= len(nets) else "not enough",
                 f"Points that dropout costs at the same checkpoints: {parts}. It costs at least half of the paper's gain in "
                 f"{enough} of {len(nets)} data sets.")

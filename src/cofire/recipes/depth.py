@@ -61,7 +61,7 @@ def run(settings: Settings) -> Found:
         if settings.only is not None and name not in settings.only:
             continue
         train = data.load(source, "train", root=settings.root, limit=limit)
-        test = data.load(source, "test", root=settings.root, limit=limit).batches(256)
+        test = data.load(source, "test", root=settings.root, limit=settings.test_limit).batches(256)
         for layers in _DEPTHS:
             for seed in range(settings.seeds):
                 net = net_of(kind, *train.shape[:2], layers, seed)

@@ -63,11 +63,11 @@ def _paths(settings: Settings) -> dict[tuple[str, int], Trajectory]:
     for name, (source, net_name, shuffled) in _NETS.items():
         if settings.only is not None and name not in settings.only:
             continue
+        grey = 1 if source == "cifar10" else None
         images = {
-            part: data.load(source, part, root=settings.root, limit=settings.limit, channels=1 if source == "cifar10" else None,
-                            shuffle_labels=shuffled)
-            for part in ("train", "test")
-        }  # fmt: skip
+            part: data.load(source, part, root=settings.root, limit=limit, channels=grey, shuffle_labels=shuffled)
+            for part, limit in (("train", settings.limit), ("test", settings.test_limit))
+        }
         for seed in range(settings.seeds):
             folder = settings.folder / f"{name}-{seed}"
             net = zoo.model(net_name, seed=seed)

@@ -22,7 +22,7 @@ def run(settings: Settings) -> Found:
     images = data.load("mnist", "train", root=settings.root, limit=settings.limit)
     cut = len(images) * 5 // 6
     train, held = images.subset(range(cut)), images.subset(range(cut, len(images)))
-    test = list(data.load("mnist", "test", root=settings.root, limit=settings.limit).batches(256))
+    test = list(data.load("mnist", "test", root=settings.root, limit=settings.test_limit).batches(256))
     epochs = settings.epochs or 10
     rows: list[dict] = []
     curves: list[Curve] = []

@@ -1,6 +1,7 @@
 """What every recipe shares: its settings, what it finds, and the page and file that it leaves."""
 
 import json
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,8 @@ from cofire.version import __version__
 
 __all__ = ["Finding", "Found", "Settings", "Table", "mean_and_range", "verdict_of", "write"]
 
+_TESTS = 10_000  # pictures in the test set of each of the recipes' data
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -21,7 +24,7 @@ class Settings:
     Args:
         root: Folder of the data sets.
         seeds: Trainings of every net.
-        limit: Training pictures; None for all. Test pictures are cut in the same way.
+        limit: Training pictures; None for all. Of the 10,000 test pictures no more are taken.
         epochs: Epochs of every training; None for the recipe's own.
         only: Parts of the recipe; None for all.
         folder: Where checkpoints and statistics are kept, so that a run that was stopped goes on.
@@ -35,6 +38,11 @@ class Settings:
     only: tuple[str, ...] | None
     folder: Path
     say: Callable[[str], None] = print
+
+    @property
+    def test_limit(self) -> int | None:
+        """Test pictures; None for all."""
+        return self.limit if self.limit is not None and self.limit < _TESTS else None
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ def write(name: str, title: str, command: str, settings: Settings, found: Found,
         "tables": [asdict(table) for table in found.tables], "numbers": found.numbers,
     }  # fmt: skip
     with atomic(numbers) as temporary:
-        temporary.write_text(json.dumps(whole, indent=1) + "\n", "utf8")
+        temporary.write_text(json.dumps(_plain(whole), indent=1, allow_nan=False) + "\n", "utf8")
     lines = [
         f"# {title}", "",
         f"Made by `{command}` on {said['date']}, {said['machine']}, torch {torch.__version__}, cofire {__version__}; "
@@ -157,6 +165,15 @@ def write(name: str, title: str, command: str, settings: Settings, found: Found,
     with atomic(page) as temporary:
         temporary.write_text("\n".join(lines) + "\n", "utf8")
     return page, numbers
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:
