@@ -11,7 +11,7 @@ from cofire.cofiring import Cofiring, paired, pairing
 from cofire.errors import ActivationError, CofireWarning, InputError
 from cofire.kernels import Moments, Rows, Sketch, Workspace, add_histogram, bin_scale, refine
 
-__all__ = ["Choices", "LayerAccumulator", "as_labels", "as_values", "check_finite", "width"]
+__all__ = ["Choices", "LayerAccumulator", "as_labels", "as_values", "check_finite", "covariance_limit"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Choices:
         return asdict(self)
 
 
-def width(covariance: bool | int) -> int:
+def covariance_limit(covariance: bool | int) -> int:
     """The largest layer whose covariance is kept, from what the user says."""
     if covariance is True:
         return 2**31

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -148,4 +147,4 @@ def _sign(falls: Tensor) -> int:
         return 0
     mean = float(known.mean())
     error = float(known.std()) / math.sqrt(len(known)) if len(known) > 1 else 0.0
-    return 0 if abs(mean) <= max(_LEAST, _ERRORS * error) else int(torch.tensor(mean).sign())
+    return 0 if abs(mean) <= max(_LEAST, _ERRORS * error) else 1 if mean > 0 else -1

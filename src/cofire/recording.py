@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cofire.accumulate import Choices, LayerAccumulator, check_finite, width
+from cofire.accumulate import Choices, LayerAccumulator, check_finite, covariance_limit
 from cofire.batches import Batch, as_batch, class_names_of, classes_of, logits_of, predictions, samples_in, valid_rows
 from cofire.errors import ActivationError, CofireWarning, InputError, LayerError
 from cofire.kernels import Workspace
@@ -132,7 +132,7 @@ def record(
     if cofiring not in ("auto", "class", "union", "none"):
         raise InputError('cofiring must be "auto", "class", "union" or "none"', f"found {cofiring!r}")
     pairs = "class" if cofiring == "auto" else cofiring
-    choices = Choices(bins, levels, by_class is not False, top, pool, softmax, pairs, width(covariance))
+    choices = Choices(bins, levels, by_class is not False, top, pool, softmax, pairs, covariance_limit(covariance))
     recording = _Recording(choices, threshold, classes, _bytes(memory), histograms, by_class, cofiring, rereadable, reference)
     with Taps(model, layers, pool, maps) as taps:
         place = device_of(taps.model, device)

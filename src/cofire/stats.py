@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cofire import storage
-from cofire.accumulate import Choices, LayerAccumulator, as_labels, as_values, check_finite, width
+from cofire.accumulate import Choices, LayerAccumulator, as_labels, as_values, check_finite, covariance_limit
 from cofire.errors import FileError, InputError, LayerError, MergeError
 from cofire.kernels import Workspace
 from cofire.layer import FIELDS, LayerStats
@@ -249,7 +249,7 @@ class FiringStats(Mapping):
             if reference is not None and cofiring == "auto":
                 pairs = reference[name].counted_pairs
             choices = Choices(
-                bins, levels, by_class and exact, top, softmax=softmax, cofiring=pairs, covariance=width(covariance)
+                bins, levels, by_class and exact, top, softmax=softmax, cofiring=pairs, covariance=covariance_limit(covariance)
             )
             layer = LayerAccumulator(
                 count,
