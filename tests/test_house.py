@@ -50,6 +50,7 @@ ROOMS = (
     (
         "orders",
         "readings",
+        "calls",
         "chains",
         "consumers",
         "resuming",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cofire.batches import Batch, as_batch, logits_of
+from cofire.calls import calls_of
 from cofire.chains import Chain, Walk, chain_from
 from cofire.consumers import outgoing_weights
 from cofire.curves import Curve
@@ -94,12 +95,12 @@ def ablate(
     fills = {name: _fill(stats[name], fill) for name in names}
     runner = _Ablation(model, stats, names, units, fills, device)
     with runner:
-        first = runner.open(batches)
+        runner.open(batches)
         at = _steps(steps, sum(units.values()), runner.chain is not None)
         if order == "random":
             runs = [sequence(None, units, "random", seed=seed + step) for step in range(seeds)]
         else:
-            runs = [sequence(runner.scores(by, batches, first), units, order, across)]
+            runs = [sequence(runner.scores(by, batches), units, order, across)]
         state = Resumable(resume, {"digest": weights, "runs": runs, "steps": at, "fill": fill, "layers": names})
         correct, losses, counts = runner.measure(batches, runs, at, state, progress)
     samples = int(counts.sum())
@@ -196,7 +197,7 @@ class _Ablation:
     def __exit__(self, *exception):
         self.taps.__exit__(*exception)
 
-    def open(self, batches: Iterable) -> Batch:
+    def open(self, batches: Iterable) -> None:
         """Look at the first batch: which layers there are, and whether a chain follows the first."""
         if iter(batches) is batches:  # type: ignore[comparison-overlap]
             raise InputError("batches must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
@@ -212,18 +213,18 @@ class _Ablation:
             if info is None or info.units != self.units[name]:
                 found = "was not called" if info is None else f"has {info.units} units, not {self.units[name]}"
                 raise LayerError(f"layer {name!r} of the statistics must be one of the model's", f"it {found}")
-        chain = chain_from(self.taps, batch, self.names[0])
+        self.seen = calls_of(self.taps, batch)
+        chain = chain_from(self.seen, self.names[0])
         if chain is not None and set(self.names) <= set(chain.layers):
             self.chain = chain
-        return batch
 
-    def scores(self, by, batches: Iterable, first: Batch) -> dict[str, Tensor]:
+    def scores(self, by, batches: Iterable) -> dict[str, Tensor]:
         """Scores of all units."""
         found = {}
         for name in self.names:
             layer, weights, spread = self.stats[name], None, None
             if isinstance(by, str) and by in WEIGHTED:
-                weights = outgoing_weights(self.taps, first, name, layer.units)
+                weights = outgoing_weights(self.seen, name, layer.units)
                 if by in GREEDY:
                     spread = covariance(layer) if layer.product_sum is not None else self._covariance(batches, name)
             found[name] = scores_of(by, layer, None if weights is None else weights.cpu(), spread)

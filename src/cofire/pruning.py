@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cofire.batches import Batch, as_batch, logits_of, samples_in
-from cofire.chains import Chain, chain_from, function_of
+from cofire.calls import calls_of
+from cofire.chains import chain_from, producer_of
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.layer import LayerStats
@@ -223,43 +224,16 @@ def _prunable(model: nn.Module, batch: Batch, stats: FiringStats) -> dict[str, _
     with Taps(model, list(stats)) as taps:
         taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
         taps.check()
-        chain: Chain | None = None
-        for name in stats:
-            chain = chain_from(taps, batch, name)
-            if chain is not None:
-                break
-        if chain is None:
-            return {}
-        found = {}
-        first = _producer(taps, batch, chain)
-        producers = [first, *(link.module for link in chain.links)]
-        for at, name in enumerate(chain.layers):
-            if producers[at] is not None and name in stats:
-                found[name] = _Prunable(name, names[producers[at]], names[chain.links[at].module])  # type: ignore[index]
-    return found
-
-
-def _producer(taps: Taps, batch: Batch, chain: Chain) -> nn.Linear | None:
-    """The linear map whose output, through a known non-linearity, is the chain's entry."""
-    values: dict[str, Tensor] = {}
-    outputs: list[tuple[nn.Linear, Tensor]] = []
-
-    def note(module, _inputs, output):
-        outputs.append((module, output.detach().clone()))
-
-    handles = [module.register_forward_hook(note) for module in taps.model.modules() if type(module) is nn.Linear]
-    taps.edit = lambda info, output: values.update({info.name: output.detach().clone()})
-    try:
-        taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-    finally:
-        taps.edit = None
-        for handle in handles:
-            handle.remove()
-    function = function_of(taps, chain.entry)
-    for module, output in outputs:
-        if function is not None and output.shape == values[chain.entry].shape and function(output).equal(values[chain.entry]):
-            return module
-    return None
+        seen = calls_of(taps, batch)
+    chain = next((made for name in stats if (made := chain_from(seen, name)) is not None), None)
+    if chain is None:
+        return {}
+    producers = [producer_of(seen, chain.entry), *(link.module for link in chain.links)]
+    return {
+        name: _Prunable(name, names[producer], names[link.module])
+        for name, producer, link in zip(chain.layers, producers, chain.links, strict=False)
+        if producer is not None and name in stats
+    }
 
 
 def _order(model: nn.Module, place: _Prunable, layer: LayerStats, by) -> Tensor:

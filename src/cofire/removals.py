@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cofire.batches import as_batch
+from cofire.calls import calls_of
 from cofire.chains import chain_from
 from cofire.errors import ModelError
 from cofire.orders import check_statistics
@@ -73,7 +74,8 @@ def without_layer(model: nn.Module, stats: FiringStats, layer: str, batches: Ite
     with Taps(model, list(stats)) as taps:
         taps.forward(first.inputs, len(first), lambda *_: None, first.mask)
         taps.check()
-        chain = next((made for name in stats if (made := chain_from(taps, first, name)) is not None), None)
+        seen = calls_of(taps, first)
+        chain = next((made for name in stats if (made := chain_from(seen, name)) is not None), None)
         if chain is None or layer not in chain.layers[1:]:
             raise ModelError(
                 f"layer {layer!r} cannot be removed", "it does not lie in a chain of linear maps, after the first of them",
