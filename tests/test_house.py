@@ -56,6 +56,7 @@ ROOMS = (
         "resuming",
         "curves",
         "ablation",
+        "resizing",
         "pruning",
         "removals",
         "depths",

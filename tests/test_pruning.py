@@ -285,6 +285,29 @@ def test_a_layer_that_cannot_be_removed_says_why(net, digits, stats):
         without_layer(made, recorded, list(recorded)[1], digits[0])
 
 
+class Shared(nn.Module):
+    """Three linear maps with one non-linearity for all."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.a, self.b, self.c, self.act = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 10), activation
+
+    def forward(self, x):
+        return self.c(self.act(self.b(self.act(self.a(x.flatten(1))))))
+
+
+def test_a_shared_module_is_left_in_place_only_where_twice_is_once(digits):
+    made = Shared(nn.Sigmoid())
+    words = "layer 'act#2' cannot be removed; its non-linearity, sigmoid, is that of other calls of 'act' too"
+    with pytest.raises(ModelError, match=words):
+        without_layer(made, cofire.record(made, digits[0], progress=False), "act#2", digits[0])
+    made = Shared(nn.ReLU())
+    small = without_layer(made, cofire.record(made, digits[0], progress=False), "act#2", digits[0])
+    x = digits[1][0][0]
+    with torch.no_grad():
+        assert torch.equal(small(x), small.c(torch.relu(made.a(x.flatten(1)))))
+
+
 def test_accuracy_of_is_the_share_that_is_right(net, digits):
     right = (outputs(net, digits[1]).argmax(1) == torch.cat([y for _, y in digits[1]])).double().mean()
     assert accuracy_of(net, digits[1], 10) == pytest.approx(float(right))

@@ -19,6 +19,7 @@ from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.layer import LayerStats
 from cofire.orders import GREEDY, check_statistics, scores_of, sequence
+from cofire.resizing import resize
 from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.weights import digest, load_weights, shapes
@@ -100,7 +101,7 @@ def prune(
     if max_drop is not None and (batches is None or not 0 <= max_drop < 1):
         raise InputError("max_drop= is a share of at least 0, and needs batches=", f"found {max_drop!r}")
     check_statistics(stats, digest(model))
-    found = _prunable(model, _as_batch(example), stats)
+    found = _prunable(model, _as_batch(example, model), stats)
     asked = [layers] if isinstance(layers, str) else list(found) if layers is None else list(layers)
     for name in asked:
         stats[name]
@@ -176,7 +177,7 @@ def cost(model: nn.Module, example: Any, repeats: int = 20) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    batch = _as_batch(example)
+    batch = _as_batch(example, model)
     with evaluating(model), torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             called(model, batch.inputs)
@@ -203,19 +204,19 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
     for name, module in list(made.named_modules()):
         shape = found.get(f"{name}.weight")
         if type(module) is nn.Linear and shape is not None and len(shape) == 2 and shape != module.weight.shape:
-            bias = None if module.bias is None else module.weight.new_zeros(shape[0])
-            _replace(made, name, module.weight.new_zeros(shape), bias)
+            bias = {} if module.bias is None else {"bias": module.weight.new_zeros(shape[0])}
+            resize(module, {"weight": module.weight.new_zeros(shape)} | bias)
     load_weights(made, path)
     return made
 
 
-def _as_batch(example: Any) -> Batch:
+def _as_batch(example: Any, model: nn.Module) -> Batch:
     if isinstance(example, tuple | list) and len(example) == 2 and isinstance(example[1], Tensor) and example[1].ndim == 1:
-        return as_batch(example, None, None, "the example")
+        return as_batch(example, device_of(model), None, "the example")
     count = samples_in(example)
     if count is None:
         raise InputError("the example must hold a tensor", f"found {type(example).__name__}")
-    return Batch(example, torch.zeros(count, dtype=torch.int64))
+    return as_batch((example, torch.zeros(count, dtype=torch.int64)), device_of(model), None, "the example")
 
 
 def _prunable(model: nn.Module, batch: Batch, stats: FiringStats) -> dict[str, _Prunable]:
@@ -268,8 +269,8 @@ def _shrink(model: nn.Module, place: _Prunable, layer: LayerStats, kept: Tensor,
         gone[kept] = False
         weights, bias = columns.cpu()[:, kept], bias.double() + columns.cpu().double()[:, gone] @ mean[gone]
     rows_bias = producer.bias
-    _replace(model, place.producer, rows[kept.to(rows.device)], None if rows_bias is None else rows_bias.detach()[kept])
-    _replace(model, place.consumer, weights.to(columns), bias.to(columns))
+    resize(producer, {"weight": rows[kept]} | ({} if rows_bias is None else {"bias": rows_bias[kept]}))
+    resize(consumer, {"weight": weights, "bias": bias})
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
@@ -277,16 +278,6 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
     if not isinstance(module, nn.Linear):
         raise ModelError(f"{name!r} must be a linear map", f"found {type(module).__name__}")
     return module
-
-
-def _replace(model: nn.Module, name: str, weight: Tensor, bias: Tensor | None) -> None:
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype)
-    made.train(model.get_submodule(name).training)
-    with torch.no_grad():
-        made.weight.copy_(weight)
-        if bias is not None:
-            made.bias.copy_(bias)
-    model.set_submodule(name, made)
 
 
 def accuracy_of(model: nn.Module, batches: Iterable, classes: int) -> float:
