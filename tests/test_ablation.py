@@ -203,7 +203,9 @@ def test_obs_removes_what_costs_least_once_the_rest_is_fitted_again():
         gone.append(unit)
 
 
-@pytest.mark.parametrize("by", ["reconstruction", "obs", "weight_std", "firing_rate", "mean", "std", "class_selectivity"])
+@pytest.mark.parametrize(
+    "by", ["fisher", "reconstruction", "obs", "weight_std", "firing_rate", "mean", "std", "class_selectivity"]
+)
 def test_every_order_runs_on_a_chain_and_on_convolutions(by):
     net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
     stats = cofire.record(net, batched(*blobs()), progress=False)

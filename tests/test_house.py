@@ -53,6 +53,7 @@ ROOMS = (
         "calls",
         "chains",
         "consumers",
+        "moments",
         "resuming",
         "curves",
         "ablation",

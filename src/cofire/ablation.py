@@ -1,6 +1,6 @@
 """Cumulative ablation: remove units in some order, one after the other, and measure what that does to accuracy."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from cofire.errors import InputError, LayerError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.layer import LayerStats
 from cofire.listing import LayerInfo
-from cofire.orders import GREEDY, WEIGHTED, check_statistics, scores_of, sequence
+from cofire.moments import covariances, fisher_moments
+from cofire.orders import ASCENDING, GREEDY, WEIGHTED, check_statistics, scores_of, sequence
 from cofire.progress import track
 from cofire.resuming import Resumable
 from cofire.stats import FiringStats
@@ -53,7 +54,8 @@ def ablate(
         batches: Labelled data to measure accuracy on; not that of the statistics, unless that is what is asked.
         stats: Statistics of the units.
         by: A per-unit measure; "firing_rate", "mean" or "std"; "weight_std", "reconstruction" or "obs", which look at the next
-            layer's weights; or scores, {layer: [units]}.
+            layer's weights; "fisher", which takes gradients of the logits on the batches, without labels; or scores, {layer:
+            [units]}.
         order: "ascending" removes low values first, "descending" high values, "random" needs no measure.
         layers: One or more layers; all of them together by default.
         fill: What a removed unit gives: "mean", its mean in the statistics, or "zero".
@@ -61,7 +63,7 @@ def ablate(
             20 even steps elsewhere.
         seeds: Runs of a random order.
         across: With several layers, "shares" removes the same share of each, "raw" compares scores between layers.
-        seed: The first seed.
+        seed: The first seed, and that of "fisher".
         device: Where to run; by default where the model is.
         progress: Show a progress bar on a terminal.
         resume: A file to keep the state in; a run that was stopped goes on from there, and the file is removed at the end.
@@ -90,8 +92,10 @@ def ablate(
     weights = digest(model)
     check_statistics(stats, weights)
     units = {name: stats[name].units for name in names}
-    if fill == "mean" and any(stats[name].choices.pool == "max" for name in names):
-        raise InputError('fill="mean" needs means', 'the statistics were recorded with pool="max"', 'Record with pool="mean".')
+    if (fill == "mean" or by == "fisher") and any(stats[name].choices.pool == "max" for name in names):
+        raise InputError(
+            'fill="mean" and by="fisher" need means', 'the statistics were recorded with pool="max"', 'Record with pool="mean".'
+        )
     fills = {name: _fill(stats[name], fill) for name in names}
     runner = _Ablation(model, stats, names, units, fills, device)
     with runner:
@@ -100,7 +104,7 @@ def ablate(
         if order == "random":
             runs = [sequence(None, units, "random", seed=seed + step) for step in range(seeds)]
         else:
-            runs = [sequence(runner.scores(by, batches), units, order, across)]
+            runs = [sequence(runner.scores(by, batches, seed), units, order, across)]
         state = Resumable(resume, {"digest": weights, "runs": runs, "steps": at, "fill": fill, "layers": names})
         correct, losses, counts = runner.measure(batches, runs, at, state, progress)
     samples = int(counts.sum())
@@ -124,7 +128,7 @@ def curves_of(
         batches: Labelled data to measure accuracy on.
         stats: Statistics of the model's units.
         by: Names of orders.
-        order: "ascending", "descending" or "both"; orders that look at weights are ascending only.
+        order: "ascending", "descending" or "both"; orders that look at what follows are ascending only.
         layers: The layers to look at; all by default.
         each: Curves of every layer by itself, before those of all together.
         fill: "mean", "zero" or "both".
@@ -144,7 +148,7 @@ def curves_of(
     curves = []
     for group in groups:
         for held in ("mean", "zero") if fill == "both" else (fill,):
-            runs = [(name, way) for name in by for way in (("ascending",) if name in WEIGHTED else directions)]
+            runs = [(name, way) for name in by for way in (("ascending",) if name in ASCENDING else directions)]
             for name, way in [*runs, ("mutual_information", "random")]:
                 curves.append(ablate(model, batches, stats, name, way, group, held, steps, seeds, seed=seed, progress=progress))
     return curves
@@ -218,38 +222,34 @@ class _Ablation:
         if chain is not None and set(self.names) <= set(chain.layers):
             self.chain = chain
 
-    def scores(self, by, batches: Iterable) -> dict[str, Tensor]:
+    def scores(self, by, batches: Iterable, seed: int) -> dict[str, Tensor]:
         """Scores of all units."""
-        found = {}
-        for name in self.names:
-            layer, weights, spread = self.stats[name], None, None
-            if isinstance(by, str) and by in WEIGHTED:
-                weights = outgoing_weights(self.seen, name, layer.units)
-                if by in GREEDY:
-                    spread = covariance(layer) if layer.product_sum is not None else self._covariance(batches, name)
-            found[name] = scores_of(by, layer, None if weights is None else weights.cpu(), spread)
-        return found
+        layers = {name: self.stats[name] for name in self.names}
+        word = by if isinstance(by, str) else ""
+        bare = [name for name, layer in layers.items() if word in GREEDY and layer.product_sum is None]
+        weights = {n: outgoing_weights(self.seen, n, layer.units).cpu() for n, layer in layers.items() if word in WEIGHTED}
+        spreads = {n: covariance(layer) for n, layer in layers.items() if word in GREEDY and n not in bare}
+        fishers: dict[str, Tensor] = {}
+        if bare:
+            spreads |= covariances(self.taps, self._read(batches), bare)
+            self.notes.append(
+                f"The covariance of {', '.join(map(repr, bare))} was not recorded and was taken from the inputs, without "
+                "labels, that accuracy is measured on; record with covariance=True to take it from the statistics."
+            )
+        if word == "fisher":
+            means = {name: unit_spread(layer)[0] for name, layer in layers.items()}
+            fishers = fisher_moments(self.taps, self._read(batches), means, self.stats.classes, seed)
+            self.notes.append("Gradients were taken on the inputs, without labels, that accuracy is measured on.")
+        return {
+            name: scores_of(by, layer, weights.get(name), spreads.get(name), fishers.get(name))
+            for name, layer in layers.items()
+        }
 
-    def _covariance(self, batches: Iterable, name: str) -> Tensor:
-        total, sums, count = None, None, 0
-
-        def add(info: LayerInfo, units: Tensor, _maps):
-            nonlocal total, sums, count
-            if info.name == name:
-                wide = units.double()
-                total = wide.T @ wide if total is None else total + wide.T @ wide
-                sums = wide.sum(0) if sums is None else sums + wide.sum(0)
-                count += len(wide)
-
+    def _read(self, batches: Iterable) -> Iterator[Batch]:
         for index, item in enumerate(batches):
             batch = as_batch(item, self.device, self.stats.classes, f"batch {index}")
-            self.taps.forward(batch.inputs, len(batch), add, batch.mask)
-        self.notes.append(
-            f"The covariance of {name!r} was not recorded and was taken from the inputs, without labels, that accuracy is "
-            "measured on; record with covariance=True to take it from the statistics."
-        )
-        mean = sums / count  # type: ignore[operator]
-        return (total / count - torch.outer(mean, mean)).cpu()  # type: ignore[operator]
+            if len(batch):
+                yield batch
 
     def measure(self, batches, runs, at, state: Resumable, progress) -> tuple[Tensor, Tensor, Tensor]:
         """Correct predictions [runs, steps, classes], summed losses [runs, steps] and samples [classes]."""

@@ -204,7 +204,9 @@ class Taps(TorchFunctionMode):
             )  # fmt: skip
         self._sink(info, units, info.arrangement.maps(output) if self.maps else None)
 
-    def forward(self, inputs: Any, samples: int, sink: Sink, mask: Tensor | None = None) -> Any:
+    def forward(
+        self, inputs: Any, samples: int, sink: Sink, mask: Tensor | None = None, *, gradients: bool = False
+    ) -> Any:  # fmt: skip
         """Run the model on one batch and hand every hidden activation to ``sink``; returns the model's output.
 
         Args:
@@ -212,6 +214,7 @@ class Taps(TorchFunctionMode):
             samples: Number of samples in the batch.
             sink: Receives layer, units and maps.
             mask: Which tokens count, [samples, tokens].
+            gradients: Keep the graph that gradients are taken through.
         """
         self._stack: list[tuple[str, nn.Module, bool]] = []
         self._calls: dict[str, int] = {}
@@ -219,7 +222,7 @@ class Taps(TorchFunctionMode):
         self._sightings: dict[str, _Sighting] = {}
         self._samples, self._sink, self._mask, self._unit_axis = samples, sink, mask, -1
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(gradients):
                 super().__enter__()
                 try:
                     output = called(self.model, inputs)

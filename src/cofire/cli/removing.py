@@ -32,7 +32,7 @@ from cofire.sources import DataSource, ModelSource
 __all__ = ["ablate", "depth", "prune"]
 
 
-_ORDERS = "Any measure of units, firing_rate, mean, std, weight_std, reconstruction or obs."
+_ORDERS = "Any measure of units, firing_rate, mean, std, weight_std, reconstruction, obs or fisher."
 _ORDERED = ["firing_entropy", "mutual_information", "kl_selectivity", "reconstruction"]
 
 
