@@ -355,3 +355,13 @@ def test_activations_of_nan_and_iterators_are_refused():
     x[3] = math.nan
     with pytest.raises(ActivationError):
         cofire.record(net, batched(x, y), progress=False)
+
+
+@pytest.mark.parametrize("options", [{"fill": "mean"}, {"fill": "zero", "by": "fisher"}], ids=str)
+def test_means_are_asked_for_where_they_are_needed(options):
+    net, x, y = Small().eval(), torch.randn(24, 3, 6, 6), torch.arange(24) % 4
+    stats = cofire.record(net, [(x, y)], pool="max", progress=False)
+    with pytest.raises(
+        InputError, match=r'fill="mean" and by="fisher" need means; the statistics were recorded with pool="max"'
+    ):
+        cofire.ablate(net, [(x, y)], stats, steps=2, progress=False, **options)

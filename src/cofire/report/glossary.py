@@ -72,8 +72,8 @@ _ORDERS = {
     ),
     "fisher": (
         "Fisher",
-        "How far the predicted probabilities move, to second order, when the unit is held at its mean, given the units that went "
-        "before it.",
+        "How far the predicted probabilities move, to second order, when the unit is held at its mean, given the units that "
+        "went before it.",
     ),
     "scores": ("Given scores", "Scores of units that were given to the ablation."),
     "random": ("Random", "An order by lot."),
