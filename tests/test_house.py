@@ -58,6 +58,7 @@ ROOMS = (
         "curves",
         "ablation",
         "resizing",
+        "grouping",
         "pruning",
         "removals",
         "depths",

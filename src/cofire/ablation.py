@@ -317,11 +317,11 @@ class _Ablation:
                 gone: dict[str, list[int]] = {}
                 for layer, unit in order[:removed]:
                     gone.setdefault(layer, []).append(unit)
-                places = {name: torch.tensor(sorted(units), device=self.device) for name, units in gone.items()}
+                places = {name: torch.tensor(sorted(units)) for name, units in gone.items()}
 
                 def edit(info: LayerInfo, output: Tensor, places=places) -> None:
                     if info.name in places:
-                        _fill_in(info, output, places[info.name], self.fills[info.name])
+                        info.arrangement.hold(output, places[info.name], self.fills[info.name][places[info.name]])
 
                 self.taps.edit = edit
                 try:
@@ -329,19 +329,6 @@ class _Ablation:
                 finally:
                     self.taps.edit = None
                 _add(totals, run, step, logits_of(output), labels)
-
-
-def _fill_in(info: LayerInfo, output: Tensor, units: Tensor, fill: Tensor) -> None:
-    """Hold some units of an activation at their fill, in place."""
-    values = fill.to(output.device, output.dtype)[units]
-    if info.layout == "positions":
-        flat = output.movedim(info.arrangement.sample_axis, 0).reshape(output.shape[info.arrangement.sample_axis], -1).clone()
-        flat[:, units] = values
-        output.copy_(flat.view(output.movedim(info.arrangement.sample_axis, 0).shape).movedim(0, info.arrangement.sample_axis))
-    elif info.layout == "conv":
-        output[:, units] = values.view(-1, *[1] * (output.ndim - 2))
-    else:
-        output[..., units] = values
 
 
 def _add_counts(totals: dict[str, Tensor], labels: Tensor) -> None:

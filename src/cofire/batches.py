@@ -32,6 +32,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int) -> "Batch":
+        """The first samples alone."""
+        return Batch(
+            _first(self.inputs, len(self), count), self.labels[:count], None if self.mask is None else self.mask[:count]
+        )
+
 
 def as_batch(item: Any, device: torch.device | None, classes: int | None, place: str) -> Batch:
     """A batch from (inputs, labels), (input, ..., labels) or a mapping that holds labels.
@@ -73,6 +79,14 @@ def samples_in(inputs: Any) -> int | None:
     if isinstance(inputs, tuple | list):
         return next((n for n in map(samples_in, inputs) if n is not None), None)
     return None
+
+
+def _first(value: Any, samples: int, count: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[:count] if value.ndim and len(value) == samples else value
+    if isinstance(value, Mapping):
+        return {key: _first(item, samples, count) for key, item in value.items()}
+    return tuple(_first(item, samples, count) for item in value) if isinstance(value, tuple | list) else value
 
 
 def _move(value: Any, device: torch.device | None) -> Any:

@@ -13,17 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cofire.batches import Batch, as_batch, logits_of, samples_in
-from cofire.calls import calls_of
-from cofire.chains import chain_from, producer_of
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
+from cofire.grouping import Group, Member, groups_of, shrink
 from cofire.layer import LayerStats
-from cofire.orders import GREEDY, check_statistics, scores_of, sequence
-from cofire.resizing import resize
+from cofire.moments import fisher_moments
+from cofire.orders import GREEDY, WEIGHTED, check_statistics, scores_of, sequence
+from cofire.resizing import RESIZABLE, resize
 from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.weights import digest, load_weights, shapes
-from cofire.wrappers import called, device_of, evaluating
+from cofire.wrappers import called, device_of, evaluating, unwrap
 
 __all__ = ["Cost", "accuracy_of", "compensated", "cost", "load_pruned", "prune"]
 
@@ -44,15 +44,6 @@ class Cost:
     parameters: int
     flops: int
     milliseconds: float
-
-
-@dataclass(frozen=True)
-class _Prunable:
-    """A hidden layer between two linear maps."""
-
-    name: str
-    producer: str
-    consumer: str
 
 
 def prune(
@@ -100,20 +91,12 @@ def prune(
         raise InputError("either keep= or max_drop= must be given", f"found keep={keep!r} and max_drop={max_drop!r}")
     if max_drop is not None and (batches is None or not 0 <= max_drop < 1):
         raise InputError("max_drop= is a share of at least 0, and needs batches=", f"found {max_drop!r}")
+    model = unwrap(model)
     check_statistics(stats, digest(model))
-    found = _prunable(model, _as_batch(example, model), stats)
-    asked = [layers] if isinstance(layers, str) else list(found) if layers is None else list(layers)
-    for name in asked:
-        stats[name]
-        if name not in found:
-            raise ModelError(
-                f"layer {name!r} cannot be pruned here", "it does not lie between two linear maps and nothing else",
-                f"These can: {', '.join(map(repr, found)) or 'none'}.",
-            )  # fmt: skip
-    if not asked:
-        raise ModelError("no layer can be pruned here", "none lies between two linear maps and nothing else")
-    bare = [name for name in asked if stats[name].product_sum is None]
-    order = {name: _order(model, found[name], stats[name], by) for name in asked}
+    groups = _groups(model, _as_batch(example, model), stats, layers)
+    bare = list(dict.fromkeys(name for group in groups for name in group.layers if stats[name].product_sum is None))
+    fishers = _fishers(model, batches, stats, groups) if by == "fisher" else {}
+    orders = [_order(model, group, stats, by, fishers) for group in groups]
     if compensate is None and bare:
         warnings.warn(
             f"the covariance of {', '.join(map(repr, bare[:5]))} was not recorded: the layers after cannot make up for the "
@@ -122,18 +105,23 @@ def prune(
             stacklevel=2,
         )
 
-    def smaller(kept: Mapping[str, int]) -> nn.Module:
-        made = copy.deepcopy(model)
-        for name, count in kept.items():
-            fitted = name not in bare if compensate is None else compensate
-            _shrink(made, found[name], stats[name], order[name][len(order[name]) - count :].sort().values, fitted)
+    def smaller(counts: Iterable[int]) -> nn.Module:
+        made, gone = copy.deepcopy(model), []
+        for group, order, count in zip(groups, orders, counts, strict=True):
+            leaving, kept = order[: group.units - count], order[group.units - count :].sort().values
+            for member in group.members:
+                if member.side == "in" and member.layer is not None:
+                    fitted = member.layer not in bare if compensate is None else compensate
+                    _refit(made.get_submodule(member.module), member, stats[member.layer], kept, fitted)
+            gone.append((group, leaving))
+        shrink(made, gone)
         return made
 
     if max_drop is None:
-        return smaller({name: _count(keep, name, stats[name].units) for name in asked})
+        return smaller(_count(keep, group) for group in groups)
     base, best = accuracy_of(model, batches, stats.classes), model  # type: ignore[arg-type]
     for share in _SHARES:
-        made = smaller({name: max(1, round(share * stats[name].units)) for name in asked})
+        made = smaller(max(1, round(share * group.units)) for group in groups)
         if accuracy_of(made, batches, stats.classes) < base - max_drop:  # type: ignore[arg-type]
             break
         best = made
@@ -200,12 +188,15 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         WeightsError: The file's tensors do not belong to this architecture, linear maps of other sizes aside.
     """
-    made, found = copy.deepcopy(model), shapes(path)
-    for name, module in list(made.named_modules()):
-        shape = found.get(f"{name}.weight")
-        if type(module) is nn.Linear and shape is not None and len(shape) == 2 and shape != module.weight.shape:
-            bias = {} if module.bias is None else {"bias": module.weight.new_zeros(shape[0])}
-            resize(module, {"weight": module.weight.new_zeros(shape)} | bias)
+    made, found = copy.deepcopy(unwrap(model)), shapes(path)
+    for name, module in made.named_modules():
+        if isinstance(module, RESIZABLE):
+            held = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+            wanted = {key: found.get(f"{name}.{key}") for key in (*held, "bias")}
+            changed = {
+                key: shape for key, shape in wanted.items() if shape and (key not in held or tuple(held[key].shape) != shape)
+            }
+            resize(module, {key: torch.zeros(shape) for key, shape in changed.items()})
     load_weights(made, path)
     return made
 
@@ -219,65 +210,90 @@ def _as_batch(example: Any, model: nn.Module) -> Batch:
     return as_batch((example, torch.zeros(count, dtype=torch.int64)), device_of(model), None, "the example")
 
 
-def _prunable(model: nn.Module, batch: Batch, stats: FiringStats) -> dict[str, _Prunable]:
-    """Layers between two linear maps, as a forward pass shows it."""
-    names = {module: name for name, module in model.named_modules()}
+def _groups(model: nn.Module, batch: Batch, stats: FiringStats, layers: str | Iterable[str] | None) -> list[Group]:
+    """The groups to prune."""
+    asked = [layers] if isinstance(layers, str) else list(stats) if layers is None else list(layers)
+    for name in asked:
+        if stats[name].choices.pool == "max" and stats[name].layout != "dense":
+            raise InputError(
+                "units are held at their means", f'{name!r} was recorded with pool="max"', 'Record with pool="mean".'
+            )
+    groups, refused = groups_of(model, batch, list(stats), asked)
+    reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(refused.items())[:3])
+    able = ", ".join(dict.fromkeys(repr(name) for group in groups for name in group.layers)) or "none"
+    if refused and (layers is not None or not groups):
+        raise ModelError(f"{'these' if len(refused) > 1 else 'this'} cannot be pruned", reasons, f"These can: {able}.")
+    if refused:
+        warnings.warn(f"left as they are: {reasons}", CofireWarning, stacklevel=3)
+    return [group for group in groups if set(group.layers) & set(asked)]
+
+
+def _fishers(model: nn.Module, batches: Iterable | None, stats: FiringStats, groups: list[Group]) -> dict[str, Tensor]:
+    if batches is None:
+        raise InputError("'fisher' needs gradients", "found no batches=", "Pass batches= to take them on.")
+    names = [name for group in groups for name in group.layers]
+    device = device_of(model)
+    read = [as_batch(item, device, stats.classes, f"batch {index}") for index, item in enumerate(batches)]
     with Taps(model, list(stats)) as taps:
-        taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-        taps.check()
-        seen = calls_of(taps, batch)
-    chain = next((made for name in stats if (made := chain_from(seen, name)) is not None), None)
-    if chain is None:
-        return {}
-    producers = [producer_of(seen, chain.entry), *(link.module for link in chain.links)]
-    return {
-        name: _Prunable(name, names[producer], names[link.module])
-        for name, producer, link in zip(chain.layers, producers, chain.links, strict=False)
-        if producer is not None and name in stats
-    }
+        taps.forward(read[0].inputs, len(read[0]), lambda *_: None, read[0].mask)
+        return fisher_moments(taps, read, {name: unit_spread(stats[name])[0] for name in names}, stats.classes)
 
 
-def _order(model: nn.Module, place: _Prunable, layer: LayerStats, by) -> Tensor:
+def _order(model: nn.Module, group: Group, stats: FiringStats, by, fishers: Mapping[str, Tensor]) -> Tensor:
     """Units in the order of their removal."""
-    weights = _linear(model, place.consumer).weight.detach().cpu()
+    units = {"": group.units}
     if by == "random":
-        return torch.tensor([unit for _, unit in sequence(None, {layer.name: layer.units}, "random")])
-    spread = covariance(layer) if by in GREEDY else None
-    scores = scores_of(by, layer, weights, spread)
-    return torch.tensor([unit for _, unit in sequence({layer.name: scores}, {layer.name: layer.units}, "ascending")])
+        return torch.tensor([unit for _, unit in sequence(None, units, "random")])
+    total = torch.zeros(group.units, dtype=torch.float64)
+    for name in group.layers:
+        readers = [member for member in group.members if member.layer == name and member.side == "in"]
+        if (by in WEIGHTED and not readers) or (isinstance(by, Mapping) and name not in by and set(group.layers) & set(by)):
+            continue  # a depthwise convolution alone reads it, or scores were given for another layer of the group
+        rows = [_rows(model.get_submodule(member.module), member)[0] for member in readers]
+        spread = covariance(stats[name]) if by in GREEDY else None
+        scores = scores_of(by, stats[name], torch.cat(rows).cpu() if rows else None, spread, fishers.get(name))
+        # So that layers of a group count alike; adding a number to all of a layer's scores would change nothing.
+        width = float(scores.std()) if len(scores) > 1 else 0.0
+        total += scores if len(group.layers) == 1 else scores / width if width > 0 else 0.0
+    return torch.tensor([unit for _, unit in sequence({"": total}, units, "ascending")])
 
 
-def _count(keep, name: str, units: int) -> int:
-    wanted = keep.get(name, 1.0) if isinstance(keep, Mapping) else keep
+def _count(keep, group: Group) -> int:
+    found = [keep[name] for name in group.layers if name in keep] if isinstance(keep, Mapping) else [keep]
+    wanted, words = found[0] if found else 1.0, ", ".join(map(repr, group.layers))
+    if any(other != wanted for other in found):
+        raise InputError(f"layers {words} must keep the same units", f"found {', '.join(map(str, found))}", "They go together.")
     if isinstance(wanted, bool) or not isinstance(wanted, int | float):
         raise InputError("keep must be a share, a number of units, or either by layer", f"found {wanted!r}")
-    count = round(wanted * units) if isinstance(wanted, float) else wanted
-    if not 1 <= count <= units:
-        raise InputError(f"layer {name!r} must keep between 1 and its {units:,} units", f"found {wanted!r}, that is {count:,}")
+    count = round(wanted * group.units) if isinstance(wanted, float) else wanted
+    if not 1 <= count <= group.units:
+        wide = f"layer{'s' if len(group.layers) > 1 else ''} {words} must keep between 1 and its {group.units:,} units"
+        raise InputError(wide, f"found {wanted!r}, that is {count:,}")
     return count
 
 
-def _shrink(model: nn.Module, place: _Prunable, layer: LayerStats, kept: Tensor, compensate: bool) -> None:
-    producer, consumer = _linear(model, place.producer), _linear(model, place.consumer)
-    rows, columns = producer.weight.detach(), consumer.weight.detach()
-    mean = unit_spread(layer)[0]
-    bias = consumer.bias.detach().cpu() if consumer.bias is not None else torch.zeros(len(columns))
+def _rows(module: nn.Module, member: Member) -> tuple[Tensor, Tensor]:
+    """The weights that read units, [outputs and positions, units], and, in their form, [outputs, units, positions]."""
+    columns = module.weight.detach()[:, member.index.to(module.weight.device)].flatten(2)  # type: ignore[operator, union-attr]
+    return columns.transpose(1, 2).reshape(-1, columns.shape[1]), columns
+
+
+def _refit(module: nn.Module, member: Member, layer: LayerStats, kept: Tensor, compensate: bool) -> None:
+    """Let a module make up, in place, for units that it will no longer read."""
+    rows, columns = _rows(module, member)
+    mean, outputs = unit_spread(layer)[0], len(columns)
     if compensate:
-        weights, bias = compensated(columns.cpu(), bias, mean, covariance(layer), kept)
+        fitted, shift = compensated(rows.cpu(), torch.zeros(len(rows)), mean, covariance(layer), kept)
     else:
         gone = torch.ones(layer.units, dtype=torch.bool)
         gone[kept] = False
-        weights, bias = columns.cpu()[:, kept], bias.double() + columns.cpu().double()[:, gone] @ mean[gone]
-    rows_bias = producer.bias
-    resize(producer, {"weight": rows[kept]} | ({} if rows_bias is None else {"bias": rows_bias[kept]}))
-    resize(consumer, {"weight": weights, "bias": bias})
-
-
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    module = model.get_submodule(name)
-    if not isinstance(module, nn.Linear):
-        raise ModelError(f"{name!r} must be a linear map", f"found {type(module).__name__}")
-    return module
+        fitted, shift = rows.cpu()[:, kept], rows.cpu().double()[:, gone] @ mean[gone]
+    columns[:, kept] = fitted.view(outputs, -1, len(kept)).transpose(1, 2).to(columns)
+    weight = module.weight.detach().clone()  # type: ignore[operator, union-attr]
+    place = member.index.to(weight.device)
+    weight[:, place] = columns.view(outputs, *place.shape, *weight.shape[2:])
+    bias = torch.zeros(outputs) if module.bias is None else module.get_parameter("bias").detach().cpu()
+    resize(module, {"weight": weight, "bias": bias.double() + shift.view(outputs, -1).sum(1)})
 
 
 def accuracy_of(model: nn.Module, batches: Iterable, classes: int) -> float:
