@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from typer.testing import CliRunner
 
 import cofire
 from cofire.batches import Batch
+from cofire.cli import app
 from cofire.errors import InputError, ModelError, WeightsError
 from cofire.grouping import groups_of
 from cofire.pruning import accuracy_of
@@ -328,3 +330,20 @@ def test_means_and_gradients_are_asked_for():
         cofire.prune(net, batch, recorded(net, batch, pool="max"), by="std", keep=0.5)
     with pytest.raises(InputError, match="'fisher' needs gradients; found no batches="):
         cofire.prune(net, batch, recorded(net, batch), by="fisher", keep=0.5)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def test_the_command_prunes_a_convolutional_net(tmp_path):
+    out = tmp_path / "small.safetensors"
+    words = (
+        "prune zoo:resnet18_cifar --data digits --channels 3 --size 16 --limit 60 --keep 0.5 --layers layer1.0.relu --by std"
+    )
+    done = CliRunner().invoke(app, [*words.split(), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    rows = {line.split()[0]: line.split() for line in done.output.splitlines() if line.strip().startswith(("before", "after"))}
+    before, after = (int(rows[what][1].replace(",", "")) for what in ("before", "after"))
+    assert before - after == 2 * 32 * 64 * 9 + 2 * 32 - 64  # two convolutions and a norm are smaller, one has a bias more
+    loaded = cofire.load_pruned(cofire.zoo.model("zoo:resnet18_cifar"), out)
+    assert loaded.layer1[0].conv1.out_channels == 32

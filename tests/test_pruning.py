@@ -326,8 +326,10 @@ def test_the_commands_run_from_end_to_end(tmp_path):
     said = run("depth", stats, "--check", "--layer", "relu2", "--model", model, "--weights", weights)
     assert "without relu2" in said
     said = run("prune", model, "--weights", weights, "--keep", 0.5, "-o", tmp_path / "small.safetensors")
-    assert "before: 3,466 parameters" in said
-    assert " after: 1,482 parameters" in said
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip().startswith(("before", "after"))}
+    assert [rows[what][:2] for what in ("before", "after")] == [["3,466", "6,784"], ["1,482", "2,880"]]
+    assert "operations a sample" in said
+    assert rows["after"][3].endswith("%")
     out = tmp_path / "ablation.html"
     said = run("ablate", model, "--weights", weights, "--by", "std", "--seeds", 2, "-o", out, "--csv", tmp_path / "c.csv")
     assert "Curve(std ascending, fill mean, 2 layers" in said

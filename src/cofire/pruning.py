@@ -53,9 +53,14 @@ def prune(
 ) -> nn.Module:  # fmt: skip
     """A smaller model without the units of lowest value, whose next layers make up for them.
 
-    A unit is removed with its row of the linear map before and its column of the one after. Its mean goes into the next bias;
-    with compensation the weights of the units that stay are fitted again, by least squares over the recorded covariance, to
-    give the inputs that the next layer had: no labels, no gradients.
+    A unit is removed with its weights in the layer before and in those that read it. Its mean goes into their biases; with
+    compensation the weights of the units that stay are fitted again, by least squares over the recorded covariance, to give the
+    inputs that the next layer had: no labels, no gradients.
+
+    Layers between two linear maps need nothing else. For convolutions, residual blocks and transformers, torch-pruning (the
+    extra ``prune``) says which modules belong together. Layers that a sum or a depthwise convolution couples lose the same
+    units; their scores are added, each in units of its standard deviation over the layer. A channel's weights at all positions
+    of a kernel are fitted with the covariance of channel means. What cannot be pruned is refused with a reason.
 
     Source:
         Ours; the cost of the default order is that of optimal brain surgeon on the next layer's input.
@@ -65,20 +70,22 @@ def prune(
         example: Inputs of the model, or a batch (inputs, labels).
         stats: Statistics, recorded with covariance where the order or ``compensate`` needs it.
         by: The order, as for :func:`ablate`; units with the lowest values go.
-        keep: Share (0 to 1) or number of units to keep in each layer, or either by layer.
-        layers: Layers to prune; by default all that can be.
+        keep: Share (0 to 1) or number of units to keep in each layer, or either by layer; layers that are not named stay.
+        layers: Layers to prune, and with them those that they are coupled to; by default all that can be, and a warning names
+            the others.
         compensate: Fit the next weights again; else only the means go into the bias, and the outputs are those of an ablation
-            with ``fill="mean"``. By default they are fitted where the covariance was recorded; a warning says where not.
+            with ``fill="mean"``, but for the border of convolutions with padding, where an ablated channel would be its mean
+            inside and 0 outside. By default they are fitted where the covariance was recorded; a warning says where not.
         max_drop: In place of keep: remove as much as costs at most this much accuracy on ``batches`` (0.01 is a point), the
             same share of every layer, in steps of 5 %.
-        batches: Labelled data for that.
+        batches: Labelled data for that, and for the gradients of ``by="fisher"``.
 
     Returns:
-        A model of the same class with smaller linear maps.
+        A model of the same class with smaller modules.
 
     Raises:
         InputError: Neither or both of keep and max_drop, or values that do not fit; statistics of another model.
-        ModelError: No layer between two linear maps, or one that was named is not.
+        ModelError: No layer can be pruned, or one that was named cannot; torch-pruning is needed and missing.
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=200)
@@ -186,7 +193,8 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
         path: Weights that :func:`cofire.zoo.save_weights` wrote.
 
     Raises:
-        WeightsError: The file's tensors do not belong to this architecture, linear maps of other sizes aside.
+        WeightsError: The file's tensors do not belong to this architecture, other sizes of linear maps, convolutions and norms
+            and new biases aside.
     """
     made, found = copy.deepcopy(unwrap(model)), shapes(path)
     for name, module in made.named_modules():

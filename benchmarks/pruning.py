@@ -1,0 +1,152 @@
+"""Pruning ResNet-18 and VGG-16 on CIFAR-10 without fine-tuning: orders beside each other, with and without compensation.
+
+    python benchmarks/pruning.py --data-root data                      # about half an hour at one thread
+    python benchmarks/pruning.py --data-root data --limit 500 --epochs 1 --test 100 --output pruning.json
+
+Writes benchmarks/pruning.json and the table of docs/ablation.md. Weights are trained once and kept in --cache. Training is
+short, so accuracies are low: the table compares orders, and says nothing of what these nets reach.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from torch import nn
+
+import cofire
+from cofire.files import atomic
+from cofire.grouping import groups_of
+from cofire.pruning import _as_batch, accuracy_of
+from cofire.weights import load_weights, save_weights
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- pruned nets: begin -->", "<!-- pruned nets: end -->"
+NETS = {"ResNet-18": "zoo:resnet18_cifar", "VGG-16": "zoo:vgg16_cifar"}
+OURS = ("obs", "reconstruction", "weight_std", "fisher", "mutual_information", "random")
+SHARES = (0.8, 0.6, 0.4)
+
+
+def trained(name: str, train, options) -> nn.Module:
+    """A net after its short training, from the cache where it has been trained before."""
+    net = cofire.zoo.model(NETS[name], classes=10, seed=options.seed)
+    path = options.cache / f"{NETS[name].removeprefix('zoo:')}-{len(train)}-{options.epochs}-{options.seed}.safetensors"
+    if path.exists():
+        load_weights(net, path)
+    else:
+        cofire.fit(net, train, epochs=options.epochs, lr=1e-3, batch_size=64, schedule="cosine", seed=options.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(net, path)
+    return net.eval()
+
+
+def peer_scores(net: nn.Module, stats, batches: list, importance) -> dict[str, torch.Tensor]:
+    """torch-pruning's importance of every group, under the name of one of its layers."""
+    groups, _ = groups_of(net, _as_batch(batches[0], net), list(stats), list(stats))
+    graph = torch_pruning.DependencyGraph().build_dependency(net, batches[0][0][:2])
+    net.zero_grad()
+    for inputs, labels in batches:
+        F.cross_entropy(net(inputs), labels).backward()
+    scores = {}
+    for group in groups:
+        giver = next(
+            m for m in group.members if m.side == "out" and isinstance(net.get_submodule(m.module), nn.Conv2d | nn.Linear)
+        )
+        module = net.get_submodule(giver.module)
+        everything = graph.get_pruning_group(
+            module, graph.get_pruner_of_module(module).prune_out_channels, list(range(group.units))
+        )
+        scores[group.layers[0]] = importance(everything).detach()
+    net.zero_grad()
+    return scores
+
+
+def rows_of(name: str, root, options) -> list[dict]:
+    """Accuracy of one net by order, compensation and share of units kept in every layer."""
+    train = cofire.data.load("cifar10", "train", root=root, limit=options.limit)
+    test = list(cofire.data.load("cifar10", "test", root=root, limit=options.test).batches(100))
+    net = trained(name, train, options)
+    known = list(train.subset(range(min(options.limit, 1000))).batches(100))
+    stats = cofire.record(net, known, progress=False, covariance=True)
+    few = known[:2]
+    orders = {by: by for by in OURS} | {
+        "magnitude (torch-pruning)": peer_scores(net, stats, few, torch_pruning.importance.GroupMagnitudeImportance()),
+        "Taylor (torch-pruning)": peer_scores(net, stats, few, torch_pruning.importance.GroupTaylorImportance()),
+    }
+    base, rows = accuracy_of(net, test, 10), []
+    for by, order in orders.items():
+        for compensate in (True, False):
+            kept = {}
+            for share in SHARES:
+                small = cofire.prune(net, few[0], stats, order, share, compensate=compensate, batches=few)
+                kept[str(share)] = round(accuracy_of(small, test, 10), 4)
+            rows.append({"net": name, "by": by, "compensate": compensate, "accuracy": round(base, 4), "kept": kept})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def page(result: dict) -> str:
+    """The generated part of docs/ablation.md."""
+    lines = [
+        f"Made by `{result['command']}` on {result['date']}, {result['machine']}, torch {result['torch']}, torch-pruning "
+        f"{result['torch_pruning']}, cofire {result['cofire']}; one seed. Nets are trained on {result['limit']:,} images for "
+        f"{result['epochs']} epochs, measured on {result['test']:,} test images; statistics are of 1,000 training images, "
+        "gradients of 200.",
+    ]
+    for name in dict.fromkeys(row["net"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["net"] == name]
+        lines += [
+            "",
+            f"**{name}**, CIFAR-10, test accuracy {rows[0]['accuracy']:.1%}; that of the smaller net, without any training, by "
+            "the share of units kept in every layer, with and without compensation:",
+            "",
+            "| order | " + " | ".join(f"{share:.0%}, {how}" for how in ("with", "without") for share in SHARES) + " |",
+            "| --- |" + " --: |" * (2 * len(SHARES)),
+        ]
+        for by in dict.fromkeys(row["by"] for row in rows):
+            found = {row["compensate"]: row["kept"] for row in rows if row["by"] == by}
+            cells = [f"{found[how][str(share)]:.1%}" for how in (True, False) for share in SHARES]
+            lines.append(f"| {by} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run everything and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("COFIRE_DATA"))
+    parser.add_argument("--limit", type=int, default=3500, help="training images")
+    parser.add_argument("--test", type=int, default=400, help="test images")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "cofire-pruning")
+    parser.add_argument("--output", type=Path, default=HERE / "pruning.json")
+    options = parser.parse_args()
+    root = Path(options.data_root) if options.data_root else None
+    result = {
+        "command": f"python benchmarks/pruning.py --limit {options.limit} --epochs {options.epochs} --test {options.test}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__, "torch_pruning": torch_pruning.__version__, "cofire": cofire.__version__,
+        "limit": options.limit, "epochs": options.epochs, "test": options.test,
+        "rows": [row for name in options.nets for row in rows_of(name, root, options)],
+    }  # fmt: skip
+    with atomic(options.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    print(page(result))
+    if options.output == HERE / "pruning.json":
+        document = HERE.parent / "docs" / "ablation.md"
+        head, begin, rest = document.read_text().partition(BEGIN)
+        _, end, tail = rest.partition(END)
+        with atomic(document) as temporary:
+            temporary.write_text(f"{head}{begin}\n\n{page(result)}\n\n{end}{tail}")
+
+
+if __name__ == "__main__":
+    main()
