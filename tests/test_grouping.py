@@ -119,6 +119,25 @@ def test_a_pruned_transformer_gives_what_the_ablated_one_gives():
     assert block.self_attention.embed_dim == 24
 
 
+def test_a_text_classifier_of_transformers_is_pruned():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=4
+    )
+    net = transformers.BertForSequenceClassification(config).eval()
+    words, mask = torch.randint(30, (12, 7)), torch.ones(12, 7, dtype=torch.int64)
+    batch = {"input_ids": words, "attention_mask": mask, "labels": torch.arange(12) % 4}
+    stats = recorded(net, batch)
+    names = [name for name in stats if "intermediate" in name]
+    inputs = {"input_ids": words, "attention_mask": mask}
+    small = cofire.prune(net, inputs, stats, by="std", keep=0.5, layers=names)
+    layer = small.bert.encoder.layer[1]
+    assert (layer.intermediate.dense.out_features, layer.output.dense.in_features) == (12, 12)
+    with torch.no_grad():
+        assert small(**inputs).logits.shape == (12, 4)
+
+
 # ---------------------------------------------------------------- units that do nothing go without a trace
 
 

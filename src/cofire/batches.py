@@ -10,7 +10,17 @@ from torch import Tensor
 from cofire.accumulate import as_labels
 from cofire.errors import InputError
 
-__all__ = ["Batch", "as_batch", "class_names_of", "classes_of", "logits_of", "predictions", "samples_in", "valid_rows"]
+__all__ = [
+    "Batch",
+    "as_batch",
+    "class_names_of",
+    "classes_of",
+    "example_batch",
+    "logits_of",
+    "predictions",
+    "samples_in",
+    "valid_rows",
+]
 
 _LABELS = ("labels", "label", "targets", "target", "y")
 
@@ -68,6 +78,21 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
     samples = samples_in(inputs)
     labels = as_labels(labels, samples, classes, device)
     return Batch(_move(inputs, device), labels, None if mask is None else torch.as_tensor(mask).to(device))
+
+
+def example_batch(example: Any, device: torch.device | None) -> Batch:
+    """A batch from inputs of a model alone, whose labels are then all 0, or from (inputs, labels).
+
+    Raises:
+        InputError: There is no tensor in it.
+    """
+    labelled = isinstance(example, tuple | list) and len(example) == 2 and isinstance(example[1], Tensor)
+    if not labelled or example[1].ndim != 1:
+        count = samples_in(example)
+        if count is None:
+            raise InputError("the example must hold a tensor", f"found {type(example).__name__}")
+        example = example, torch.zeros(count, dtype=torch.int64)
+    return as_batch(example, device, None, "the example")
 
 
 def samples_in(inputs: Any) -> int | None:

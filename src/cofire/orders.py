@@ -142,8 +142,11 @@ def obs_order(
     trace = float(covariance.diagonal().mean())
     regular = covariance + torch.eye(count, dtype=torch.float64) * (ridge * trace if trace > 0 else 1.0)
     inverse = torch.linalg.inv(regular)
-    weights = weights.double().cpu().clone()
-    left, order = torch.ones(count, dtype=torch.bool), []
+    weights = weights.double().cpu()
+    if len(weights) > count:  # only inner products of columns matter: as many rows as units have them too
+        values, vectors = torch.linalg.eigh(weights.T @ weights)
+        weights = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    weights, left, order = weights.clone(), torch.ones(count, dtype=torch.bool), []
     for _ in range(count):
         cost = weights.square().sum(0) / inverse.diagonal()
         cost[~left] = torch.inf

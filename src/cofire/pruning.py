@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, logits_of, samples_in
+from cofire.batches import Batch, as_batch, example_batch, logits_of
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.grouping import Group, Member, groups_of, shrink
@@ -100,7 +100,7 @@ def prune(
         raise InputError("max_drop= is a share of at least 0, and needs batches=", f"found {max_drop!r}")
     model = unwrap(model)
     check_statistics(stats, digest(model))
-    groups = _groups(model, _as_batch(example, model), stats, layers)
+    groups = _groups(model, example_batch(example, device_of(model)), stats, layers)
     bare = list(dict.fromkeys(name for group in groups for name in group.layers if stats[name].product_sum is None))
     fishers = _fishers(model, batches, stats, groups) if by == "fisher" else {}
     orders = [_order(model, group, stats, by, fishers) for group in groups]
@@ -172,7 +172,7 @@ def cost(model: nn.Module, example: Any, repeats: int = 20) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    batch = _as_batch(example, model)
+    batch = example_batch(example, device_of(model))
     with evaluating(model), torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             called(model, batch.inputs)
@@ -207,15 +207,6 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
             resize(module, {key: torch.zeros(shape) for key, shape in changed.items()})
     load_weights(made, path)
     return made
-
-
-def _as_batch(example: Any, model: nn.Module) -> Batch:
-    if isinstance(example, tuple | list) and len(example) == 2 and isinstance(example[1], Tensor) and example[1].ndim == 1:
-        return as_batch(example, device_of(model), None, "the example")
-    count = samples_in(example)
-    if count is None:
-        raise InputError("the example must hold a tensor", f"found {type(example).__name__}")
-    return as_batch((example, torch.zeros(count, dtype=torch.int64)), device_of(model), None, "the example")
 
 
 def _groups(model: nn.Module, batch: Batch, stats: FiringStats, layers: str | Iterable[str] | None) -> list[Group]:
