@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import cofire
 from cofire.cli import app
-from cofire.errors import InputError, ModelError, WeightsError
+from cofire.errors import InputError, LayerError, ModelError, WeightsError
 from cofire.orders import obs_order
 from cofire.pruning import accuracy_of, compensated
 from cofire.removals import check_layer, without_layer
@@ -180,6 +180,7 @@ WRONG = [
     ({"keep": 0.0}, "layer 'relu1' must keep between 1 and its 48 units; found 0.0, that is 0"),
     ({"keep": 500}, "must keep between 1 and its 48 units"),
     ({"keep": "half"}, "keep must be a share"),
+    ({"keep": {"relu2": 0.5, "relu1": True}}, "keep must be a share"),
     ({"keep": 0.5, "by": "beauty"}, "by must be one of"),
 ]
 
@@ -188,6 +189,14 @@ WRONG = [
 def test_wrong_input(net, digits, stats, options, words):
     with pytest.raises(InputError, match=words):
         cofire.prune(net, digits[0][0], stats, **options)
+
+
+def test_a_layer_to_keep_units_of_must_exist(net, digits, stats):
+    with pytest.raises(LayerError, match="no layer named 'relu9'"):
+        cofire.prune(net, digits[0][0], stats, keep={"relu9": 0.5})
+    small = cofire.prune(net, digits[0][0], stats, keep={"relu2": 0.5})
+    assert torch.equal(small.fc1.weight, net.fc1.weight)
+    assert torch.equal(small.head.bias, net.head.bias)
 
 
 def test_covariance_is_asked_for_where_it_is_needed(net, digits):

@@ -105,6 +105,21 @@ def test_digest_sees_values_names_types_and_buffers():
 # ---------------------------------------------------------------- pickles are never opened
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, length):
+    net, path = nn.Linear(3, 2), tmp_path / "a.safetensors"
+    save_file(dict(net.state_dict()), path)
+    more = length - int.from_bytes(path.read_bytes()[:8], "little")
+    data = path.read_bytes()
+    header = data[8 : -4 * 8].rstrip()
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length) + data[-4 * 8 :])
+    assert more > 0
+    assert path.read_bytes()[:2] == length.to_bytes(2, "little")
+    other = nn.Linear(3, 2)
+    zoo.load_weights(other, path)
+    assert equal(net, other)
+
+
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_a_pickle_is_refused_unopened_with_the_way_out(tmp_path, protocol):
     net = zoo.model("fcnn:6-5-3")

@@ -70,7 +70,8 @@ def prune(
         example: Inputs of the model, or a batch (inputs, labels).
         stats: Statistics, recorded with covariance where the order or ``compensate`` needs it.
         by: The order, as for :func:`ablate`; units with the lowest values go.
-        keep: Share (0 to 1) or number of units to keep in each layer, or either by layer; layers that are not named stay.
+        keep: Share (0 to 1) or number of units to keep in each layer, or either by layer; layers
+            that are not named stay as they are.
         layers: Layers to prune, and with them those that they are coupled to; by default all that can be, and a warning names
             the others.
         compensate: Fit the next weights again; else only the means go into the bias, and the outputs are those of an ablation
@@ -100,9 +101,10 @@ def prune(
         raise InputError("max_drop= is a share of at least 0, and needs batches=", f"found {max_drop!r}")
     model = unwrap(model)
     check_statistics(stats, digest(model))
-    groups = _groups(model, example_batch(example, device_of(model)), stats, layers)
+    batch = example_batch(example, device_of(model))
+    groups = _groups(model, batch, stats, list(keep) if layers is None and isinstance(keep, Mapping) else layers)
     bare = list(dict.fromkeys(name for group in groups for name in group.layers if stats[name].product_sum is None))
-    fishers = _fishers(model, batches, stats, groups) if by == "fisher" else {}
+    fishers = _fishers(model, batch, batches, stats, groups) if by == "fisher" else {}
     orders = [_order(model, group, stats, by, fishers) for group in groups]
     if compensate is None and bare:
         warnings.warn(
@@ -115,6 +117,8 @@ def prune(
     def smaller(counts: Iterable[int]) -> nn.Module:
         made, gone = copy.deepcopy(model), []
         for group, order, count in zip(groups, orders, counts, strict=True):
+            if count == group.units:
+                continue
             leaving, kept = order[: group.units - count], order[group.units - count :].sort().values
             for member in group.members:
                 if member.side == "in" and member.layer is not None:
@@ -227,14 +231,16 @@ def _groups(model: nn.Module, batch: Batch, stats: FiringStats, layers: str | It
     return [group for group in groups if set(group.layers) & set(asked)]
 
 
-def _fishers(model: nn.Module, batches: Iterable | None, stats: FiringStats, groups: list[Group]) -> dict[str, Tensor]:
+def _fishers(
+    model: nn.Module, example: Batch, batches: Iterable | None, stats: FiringStats, groups: list[Group]
+) -> dict[str, Tensor]:
     if batches is None:
         raise InputError("'fisher' needs gradients", "found no batches=", "Pass batches= to take them on.")
     names = [name for group in groups for name in group.layers]
     device = device_of(model)
-    read = [as_batch(item, device, stats.classes, f"batch {index}") for index, item in enumerate(batches)]
+    read = (as_batch(item, device, stats.classes, f"batch {index}") for index, item in enumerate(batches))
     with Taps(model, list(stats)) as taps:
-        taps.forward(read[0].inputs, len(read[0]), lambda *_: None, read[0].mask)
+        taps.forward(example.inputs, len(example), lambda *_: None, example.mask)  # which call is which layer is judged here
         return fisher_moments(taps, read, {name: unit_spread(stats[name])[0] for name in names}, stats.classes)
 
 

@@ -149,10 +149,11 @@ def _strip(name: str, wanted: Mapping[str, Tensor]) -> str:
 def _refuse_pickle(path: Path) -> None:
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError as error:
         raise FileError(f"no weights could be read from {path}", error.strerror or str(error), "") from error
-    if start.startswith(_PICKLES):
+    # A safetensors file opens with the length of its header, which may be the very bytes of a pickle, and then a brace.
+    if start.startswith(_PICKLES) and start[8:] != b"{":
         raise WeightsError(
             "weights come in a safetensors file",
             f"{path} is a pickle, which is never opened here: reading one can run any code",
