@@ -30,10 +30,12 @@ from cofire.weights import load_weights, save_weights
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- pruned nets: begin -->", "<!-- pruned nets: end -->"
-NETS = {"ResNet-18": ("zoo:resnet18_cifar", 2), "VGG-16": ("zoo:vgg16_cifar", 5)}
+NETS = {"ResNet-18": ("zoo:resnet18_cifar", 2), "VGG-16": ("zoo:vgg16_cifar", 3)}
 """Name of a net, and epochs of its training."""
 OURS = ("obs", "reconstruction", "weight_std", "fisher", "mutual_information", "random")
 SHARES = (0.8, 0.6, 0.4)
+WAYS = {"positions": True, "means": True, "none": False}
+"""Covariance of channels over all positions of the batches, the recorded one of their means, no compensation."""
 
 
 def trained(name: str, train, options) -> nn.Module:
@@ -85,12 +87,13 @@ def rows_of(name: str, root, options) -> list[dict]:
     }
     base, rows = accuracy_of(net, test, 10), []
     for by, order in orders.items():
-        for compensate in (True, False):
+        for way, compensate in WAYS.items():
+            batches = known[:5] if way == "positions" else few if by == "fisher" else None
             kept = {}
             for share in SHARES:
-                small = cofire.prune(net, few[0], stats, order, share, compensate=compensate, batches=few)
+                small = cofire.prune(net, few[0], stats, order, share, compensate=compensate, batches=batches)
                 kept[str(share)] = round(accuracy_of(small, test, 10), 4)
-            rows.append({"net": name, "by": by, "compensate": compensate, "accuracy": round(base, 4), "kept": kept})
+            rows.append({"net": name, "by": by, "way": way, "accuracy": round(base, 4), "kept": kept})
             print(rows[-1], flush=True)
     return rows
 
@@ -100,21 +103,23 @@ def page(result: dict) -> str:
     lines = [
         f"Made by `{result['command']}` on {result['date']}, {result['machine']}, torch {result['torch']}, torch-pruning "
         f"{result['torch_pruning']}, cofire {result['cofire']}; one seed. Nets are trained on {result['limit']:,} images, "
-        f"measured on {result['test']:,} test images; statistics are of 1,000 training images, gradients of 200.",
+        f"measured on {result['test']:,} test images; statistics are of 1,000 training images, covariances "
+        "over positions of 500, gradients of 200 or 500.",
     ]
     for name in dict.fromkeys(row["net"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["net"] == name]
         lines += [
             "",
             f"**{name}**, CIFAR-10, {NETS[name][1]} epochs, test accuracy {rows[0]['accuracy']:.1%}; that of the smaller net, "
-            "without any training, by the share of units kept in every layer, with and without compensation:",
+            "without any training, by the share of units kept in every layer and the "
+            "covariance that compensates: that over positions, that of means, or none:",
             "",
-            "| order | " + " | ".join(f"{share:.0%}, {how}" for how in ("with", "without") for share in SHARES) + " |",
+            "| order | " + " | ".join(f"{share:.0%}, {how}" for how in WAYS for share in SHARES) + " |",
             "| --- |" + " --: |" * (2 * len(SHARES)),
         ]
         for by in dict.fromkeys(row["by"] for row in rows):
-            found = {row["compensate"]: row["kept"] for row in rows if row["by"] == by}
-            cells = [f"{found[how][str(share)]:.1%}" for how in (True, False) for share in SHARES]
+            found = {row["way"]: row["kept"] for row in rows if row["by"] == by}
+            cells = [f"{found[how][str(share)]:.1%}" for how in WAYS for share in SHARES]
             lines.append(f"| {by} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

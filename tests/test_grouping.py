@@ -188,6 +188,24 @@ def test_compensation_takes_over_from_copies_through_a_depthwise_convolution():
     assert small[4].bias is not None
 
 
+def test_with_batches_a_convolution_is_fitted_by_least_squares_over_all_positions():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    batch = images(300)
+    stats = recorded(net, batch)
+    scores, kept = {"1": torch.arange(12.0)}, torch.arange(7, 12)
+    made = {b is not None: cofire.prune(net, batch, stats, scores, keep=5, batches=b) for b in (None, [batch])}
+    with torch.no_grad():
+        read = net[1](net[0](batch[0])).movedim(1, -1).flatten(0, -2).double()
+        wanted = net[2](net[1](net[0](batch[0])))
+        design = torch.cat([read[:, kept], torch.ones(len(read), 1, dtype=torch.float64)], 1)
+        target = wanted.movedim(1, -1).flatten(0, -2).double()
+        best = float((design @ torch.linalg.lstsq(design, target).solution - target).square().sum())
+        error = {how: float((small[:3](batch[0]) - wanted).square().sum()) for how, small in made.items()}
+    assert best < error[True] < 1.001 * best
+    assert error[False] > error[True]
+
+
 def test_compensation_keeps_the_accuracy_of_a_trained_convolutional_net():
     digits, test = cofire.data.load("digits"), list(cofire.data.load("digits", "test").batches(256))
     torch.manual_seed(0)

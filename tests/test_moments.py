@@ -124,6 +124,34 @@ def test_the_covariance_is_that_of_numpy():
     assert np.allclose(found["1"], np.cov(acts.T.numpy(), bias=True))
 
 
+def test_the_covariance_over_positions_takes_every_position_that_counts():
+    torch.manual_seed(0)
+    net, x = Convolutional().double().eval(), torch.randn(5, 1, 4, 4, dtype=torch.float64)
+    with watched(net, x) as taps:
+        found = covariances(taps, batched(x, 2), ["relu", "gelu"], positions=True)
+    values = F.relu(net.one(x)).detach()
+    assert np.allclose(found["relu"], np.cov(values.transpose(0, 1).flatten(1).numpy(), bias=True))
+    tokens = F.gelu(net.mix((2 * F.softplus(net.two(values))).flatten(2).transpose(1, 2))).detach()
+    assert np.allclose(found["gelu"], np.cov(tokens.flatten(0, 1).T.numpy(), bias=True))
+
+
+def test_tokens_that_only_fill_up_do_not_count():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x, attention_mask):
+            return (self.b(F.relu(self.a(x))) * attention_mask[..., None]).sum(1)
+
+    net, x, mask = Tokens(), torch.randn(6, 5, 3), torch.arange(5) < torch.arange(6)[:, None]
+    batch = Batch({"x": x, "attention_mask": mask.long()}, torch.zeros(6, dtype=torch.int64), mask.long())
+    with Taps(net) as taps:
+        taps.forward(batch.inputs, 6, lambda *_: None, batch.mask)
+        found = covariances(taps, [batch], ["relu"], positions=True)["relu"]
+    assert np.allclose(found, np.cov(F.relu(net.a(x))[mask].detach().double().T.numpy(), bias=True), atol=1e-6)
+
+
 # ---------------------------------------------------------------- laws
 
 

@@ -17,29 +17,38 @@ from cofire.taps import Taps
 __all__ = ["covariances", "fisher_moments", "random_directions"]
 
 
-def covariances(taps: Taps, batches: Iterable[Batch], names: Iterable[str]) -> dict[str, Float[Tensor, "units units"]]:
+def covariances(
+    taps: Taps, batches: Iterable[Batch], names: Iterable[str], positions: bool = False
+) -> dict[str, Float[Tensor, "units units"]]:
     """Covariance of the units of some layers.
 
     Args:
         taps: Watching the model; its layers are known.
         batches: Samples.
         names: The layers.
+        positions: Over all positions of all samples, in place of the samples' values, which are pooled over positions.
     """
     sums: dict[str, Tensor] = {}
-    wanted, count = set(names), 0
+    wanted = set(names)
+    mask: Tensor | None = None
 
-    def add(info: LayerInfo, units: Tensor, _maps: Tensor | None) -> None:
+    def add(info: LayerInfo, output: Tensor) -> None:
         if info.name in wanted:
-            wide = torch.cat([units.double(), torch.ones(len(units), 1, dtype=torch.float64, device=units.device)], 1)
+            rows = _rows(info.arrangement, output, mask) if positions else info.arrangement.pool(output, taps.pool, mask)
+            wide = torch.cat([rows.double(), rows.new_ones(len(rows), 1, dtype=torch.float64)], 1)
             sums[info.name] = sums.get(info.name, 0) + wide.T @ wide
 
-    for batch in batches:
-        taps.forward(batch.inputs, len(batch), add, batch.mask)
-        count += len(batch)
+    before, taps.edit = taps.edit, add
+    try:
+        for batch in batches:
+            mask = batch.mask
+            taps.forward(batch.inputs, len(batch), lambda *_: None, mask)
+    finally:
+        taps.edit = before
     spreads = {}
     for name, total in sums.items():
-        mean = total[:-1, -1] / count
-        spreads[name] = (total[:-1, :-1] / count - torch.outer(mean, mean)).cpu()
+        mean = total[:-1, -1] / total[-1, -1]
+        spreads[name] = (total[:-1, :-1] / total[-1, -1] - torch.outer(mean, mean)).cpu()
     return spreads
 
 
@@ -118,3 +127,13 @@ def _summed(place: Arrangement, values: Tensor) -> Tensor:
     if values.ndim <= 2 or place.layout == "positions":
         return values.flatten(1)
     return values.flatten(2).sum(2) if place.layout == "conv" else values.flatten(1, -2).sum(1)
+
+
+def _rows(place: Arrangement, values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values of all units at every position that counts, [samples and positions, units]."""
+    values = values.detach().movedim(place.sample_axis, 0)
+    if values.ndim <= 2 or place.layout == "positions":
+        return values.flatten(1)
+    if place.layout == "conv":
+        return values.movedim(1, -1).flatten(0, -2)
+    return values[mask.bool()] if mask is not None and mask.shape == values.shape[:-1] else values.flatten(0, -2)

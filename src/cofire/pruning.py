@@ -3,7 +3,7 @@
 import copy
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.grouping import Group, Member, groups_of, shrink
 from cofire.layer import LayerStats
-from cofire.moments import fisher_moments
+from cofire.moments import covariances, fisher_moments
 from cofire.orders import GREEDY, WEIGHTED, check_statistics, scores_of, sequence
 from cofire.resizing import RESIZABLE, resize
 from cofire.stats import FiringStats
@@ -60,7 +60,7 @@ def prune(
     Layers between two linear maps need nothing else. For convolutions, residual blocks and transformers, torch-pruning (the
     extra ``prune``) says which modules belong together. Layers that a sum or a depthwise convolution couples lose the same
     units; their scores are added, each in units of its standard deviation over the layer. A channel's weights at all positions
-    of a kernel are fitted with the covariance of channel means. What cannot be pruned is refused with a reason.
+    of a kernel are fitted with one covariance of channels. What cannot be pruned is refused with a reason.
 
     Source:
         Ours; the cost of the default order is that of optimal brain surgeon on the next layer's input.
@@ -79,7 +79,9 @@ def prune(
             inside and 0 outside. By default they are fitted where the covariance was recorded; a warning says where not.
         max_drop: In place of keep: remove as much as costs at most this much accuracy on ``batches`` (0.01 is a point), the
             same share of every layer, in steps of 5 %.
-        batches: Labelled data for that, and for the gradients of ``by="fisher"``.
+        batches: Labelled data for that, and for the gradients of ``by="fisher"``. From them, without labels, also comes the
+            covariance of channels and of tokens' features over all positions; it fits better than the recorded one, which is
+            that of means over positions.
 
     Returns:
         A model of the same class with smaller modules.
@@ -103,9 +105,9 @@ def prune(
     check_statistics(stats, digest(model))
     batch = example_batch(example, device_of(model))
     groups = _groups(model, batch, stats, list(keep) if layers is None and isinstance(keep, Mapping) else layers)
-    bare = list(dict.fromkeys(name for group in groups for name in group.layers if stats[name].product_sum is None))
-    fishers = _fishers(model, batch, batches, stats, groups) if by == "fisher" else {}
-    orders = [_order(model, group, stats, by, fishers) for group in groups]
+    spreads, fishers = _moments(model, batch, batches, stats, groups, by == "fisher")
+    bare = list(dict.fromkeys(name for group in groups for name in group.layers if name not in spreads))
+    orders = [_order(model, group, stats, by, spreads, fishers) for group in groups]
     if compensate is None and bare:
         warnings.warn(
             f"the covariance of {', '.join(map(repr, bare[:5]))} was not recorded: the layers after cannot make up for the "
@@ -122,8 +124,10 @@ def prune(
             leaving, kept = order[: group.units - count], order[group.units - count :].sort().values
             for member in group.members:
                 if member.side == "in" and member.layer is not None:
-                    fitted = member.layer not in bare if compensate is None else compensate
-                    _refit(made.get_submodule(member.module), member, stats[member.layer], kept, fitted)
+                    layer = stats[member.layer]
+                    fit = compensate or (compensate is None and layer.name in spreads)
+                    spread = _spread(layer, spreads) if fit else None
+                    _refit(made.get_submodule(member.module), member, unit_spread(layer)[0], spread, kept)
             gone.append((group, leaving))
         shrink(made, gone)
         return made
@@ -231,20 +235,33 @@ def _groups(model: nn.Module, batch: Batch, stats: FiringStats, layers: str | It
     return [group for group in groups if set(group.layers) & set(asked)]
 
 
-def _fishers(
-    model: nn.Module, example: Batch, batches: Iterable | None, stats: FiringStats, groups: list[Group]
-) -> dict[str, Tensor]:
-    if batches is None:
+def _moments(
+    model: nn.Module, example: Batch, batches: Iterable | None, stats: FiringStats, groups: list[Group], fisher: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Covariances of the groups' layers, where there are any, and their Fisher moments, where they are asked for."""
+    if fisher and batches is None:
         raise InputError("'fisher' needs gradients", "found no batches=", "Pass batches= to take them on.")
-    names = [name for group in groups for name in group.layers]
+    layers = {name: stats[name] for group in groups for name in group.layers}
+    spreads = {name: covariance(layer) for name, layer in layers.items() if layer.product_sum is not None}
+    spatial = [name for name, layer in layers.items() if layer.layout in ("conv", "tokens")]
+    if batches is None or not (fisher or spatial):
+        return spreads, {}
     device = device_of(model)
-    read = (as_batch(item, device, stats.classes, f"batch {index}") for index, item in enumerate(batches))
+
+    def read() -> Iterator[Batch]:
+        for index, item in enumerate(batches):
+            yield as_batch(item, device, stats.classes, f"batch {index}")
+
     with Taps(model, list(stats)) as taps:
         taps.forward(example.inputs, len(example), lambda *_: None, example.mask)  # which call is which layer is judged here
-        return fisher_moments(taps, read, {name: unit_spread(stats[name])[0] for name in names}, stats.classes)
+        spreads |= covariances(taps, read(), spatial, positions=True) if spatial else {}
+        means = {name: unit_spread(layer)[0] for name, layer in layers.items()}
+        return spreads, fisher_moments(taps, read(), means, stats.classes) if fisher else {}
 
 
-def _order(model: nn.Module, group: Group, stats: FiringStats, by, fishers: Mapping[str, Tensor]) -> Tensor:
+def _order(
+    model: nn.Module, group: Group, stats: FiringStats, by, spreads: Mapping[str, Tensor], fishers: Mapping[str, Tensor]
+) -> Tensor:
     """Units in the order of their removal."""
     units = {"": group.units}
     if by == "random":
@@ -255,12 +272,16 @@ def _order(model: nn.Module, group: Group, stats: FiringStats, by, fishers: Mapp
         if (by in WEIGHTED and not readers) or (isinstance(by, Mapping) and name not in by and set(group.layers) & set(by)):
             continue  # a depthwise convolution alone reads it, or scores were given for another layer of the group
         rows = [_rows(model.get_submodule(member.module), member)[0] for member in readers]
-        spread = covariance(stats[name]) if by in GREEDY else None
+        spread = _spread(stats[name], spreads) if by in GREEDY else None
         scores = scores_of(by, stats[name], torch.cat(rows).cpu() if rows else None, spread, fishers.get(name))
         # So that layers of a group count alike; adding a number to all of a layer's scores would change nothing.
         width = float(scores.std()) if len(scores) > 1 else 0.0
         total += scores if len(group.layers) == 1 else scores / width if width > 0 else 0.0
     return torch.tensor([unit for _, unit in sequence({"": total}, units, "ascending")])
+
+
+def _spread(layer: LayerStats, spreads: Mapping[str, Tensor]) -> Tensor:
+    return spreads[layer.name] if layer.name in spreads else covariance(layer)  # which says that it was not recorded
 
 
 def _count(keep, group: Group) -> int:
@@ -283,14 +304,14 @@ def _rows(module: nn.Module, member: Member) -> tuple[Tensor, Tensor]:
     return columns.transpose(1, 2).reshape(-1, columns.shape[1]), columns
 
 
-def _refit(module: nn.Module, member: Member, layer: LayerStats, kept: Tensor, compensate: bool) -> None:
-    """Let a module make up, in place, for units that it will no longer read."""
+def _refit(module: nn.Module, member: Member, mean: Tensor, spread: Tensor | None, kept: Tensor) -> None:
+    """Let a module make up, in place, for units that it will no longer read: by the covariance, or by means alone."""
     rows, columns = _rows(module, member)
-    mean, outputs = unit_spread(layer)[0], len(columns)
-    if compensate:
-        fitted, shift = compensated(rows.cpu(), torch.zeros(len(rows)), mean, covariance(layer), kept)
+    outputs = len(columns)
+    if spread is not None:
+        fitted, shift = compensated(rows.cpu(), torch.zeros(len(rows)), mean, spread, kept)
     else:
-        gone = torch.ones(layer.units, dtype=torch.bool)
+        gone = torch.ones(len(mean), dtype=torch.bool)
         gone[kept] = False
         fitted, shift = rows.cpu()[:, kept], rows.cpu().double()[:, gone] @ mean[gone]
     columns[:, kept] = fitted.view(outputs, -1, len(kept)).transpose(1, 2).to(columns)
