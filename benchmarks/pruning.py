@@ -115,7 +115,7 @@ def page(result: dict) -> str:
             "covariance that compensates: that over positions, that of means, or none:",
             "",
             "| order | " + " | ".join(f"{share:.0%}, {how}" for how in WAYS for share in SHARES) + " |",
-            "| --- |" + " --: |" * (2 * len(SHARES)),
+            "| --- |" + " --: |" * (len(WAYS) * len(SHARES)),
         ]
         for by in dict.fromkeys(row["by"] for row in rows):
             found = {row["way"]: row["kept"] for row in rows if row["by"] == by}

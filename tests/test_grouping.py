@@ -383,9 +383,7 @@ def test_means_and_gradients_are_asked_for():
 
 def test_the_command_prunes_a_convolutional_net(tmp_path):
     out = tmp_path / "small.safetensors"
-    words = (
-        "prune zoo:resnet18_cifar --data digits --channels 3 --size 16 --limit 60 --keep 0.5 --layers layer1.0.relu --by std"
-    )
+    words = "prune zoo:resnet18_cifar --data digits --channels 3 --size 8 --limit 30 --keep 0.5 --layers layer1.0.relu --by std"
     done = CliRunner().invoke(app, [*words.split(), "-o", str(out)])
     assert done.exit_code == 0, done.output
     rows = {line.split()[0]: line.split() for line in done.output.splitlines() if line.strip().startswith(("before", "after"))}
