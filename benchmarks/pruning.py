@@ -24,15 +24,19 @@ from torch import nn
 import cofire
 from cofire.batches import example_batch
 from cofire.files import atomic
+from cofire.firing import unit_spread
 from cofire.grouping import groups_of
+from cofire.moments import fisher_moments
+from cofire.orders import scores_of
 from cofire.pruning import accuracy_of
+from cofire.taps import Taps
 from cofire.weights import load_weights, save_weights
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- pruned nets: begin -->", "<!-- pruned nets: end -->"
 NETS = {"ResNet-18": ("zoo:resnet18_cifar", 2), "VGG-16": ("zoo:vgg16_cifar", 3)}
 """Name of a net, and epochs of its training."""
-OURS = ("obs", "reconstruction", "weight_std", "fisher", "mutual_information", "random")
+OURS = ("obs", "reconstruction", "weight_std", "mutual_information", "random")
 SHARES = (0.8, 0.6, 0.4)
 WAYS = {"positions": True, "means": True, "none": False}
 """Covariance of channels over all positions of the batches, the recorded one of their means, no compensation."""
@@ -73,6 +77,15 @@ def peer_scores(net: nn.Module, stats, batches: list, importance) -> dict[str, t
     return scores
 
 
+def fisher_scores(net: nn.Module, stats, batches: list) -> dict[str, torch.Tensor]:
+    """The order "fisher" as scores, so that its batches are used for nothing else."""
+    read = [example_batch(batch, None) for batch in batches]
+    with Taps(net, list(stats)) as taps:
+        taps.forward(read[0].inputs, len(read[0]), lambda *_: None)
+        found = fisher_moments(taps, read, {name: unit_spread(stats[name])[0] for name in stats}, stats.classes)
+    return {name: scores_of("fisher", stats[name], fisher=found[name]) for name in stats}
+
+
 def rows_of(name: str, root, options) -> list[dict]:
     """Accuracy of one net by order, compensation and share of units kept in every layer."""
     train = cofire.data.load("cifar10", "train", root=root, limit=options.limit)
@@ -82,13 +95,14 @@ def rows_of(name: str, root, options) -> list[dict]:
     stats = cofire.record(net, known, progress=False, covariance=True)
     few = known[:2]
     orders = {by: by for by in OURS} | {
+        "fisher": fisher_scores(net, stats, few),
         "magnitude (torch-pruning)": peer_scores(net, stats, few, torch_pruning.importance.GroupMagnitudeImportance()),
         "Taylor (torch-pruning)": peer_scores(net, stats, few, torch_pruning.importance.GroupTaylorImportance()),
     }
     base, rows = accuracy_of(net, test, 10), []
     for by, order in orders.items():
         for way, compensate in WAYS.items():
-            batches = known[:5] if way == "positions" else few if by == "fisher" else None
+            batches = known[:5] if way == "positions" else None
             kept = {}
             for share in SHARES:
                 small = cofire.prune(net, few[0], stats, order, share, compensate=compensate, batches=batches)
@@ -104,7 +118,7 @@ def page(result: dict) -> str:
         f"Made by `{result['command']}` on {result['date']}, {result['machine']}, torch {result['torch']}, torch-pruning "
         f"{result['torch_pruning']}, cofire {result['cofire']}; one seed. Nets are trained on {result['limit']:,} images, "
         f"measured on {result['test']:,} test images; statistics are of 1,000 training images, covariances "
-        "over positions of 500, gradients of 200 or 500.",
+        "over positions of 500, gradients of 200.",
     ]
     for name in dict.fromkeys(row["net"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["net"] == name]
