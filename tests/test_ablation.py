@@ -203,7 +203,9 @@ def test_obs_removes_what_costs_least_once_the_rest_is_fitted_again():
         gone.append(unit)
 
 
-@pytest.mark.parametrize("by", ["reconstruction", "obs", "weight_std", "firing_rate", "mean", "std", "class_selectivity"])
+@pytest.mark.parametrize(
+    "by", ["fisher", "reconstruction", "obs", "weight_std", "firing_rate", "mean", "std", "class_selectivity"]
+)
 def test_every_order_runs_on_a_chain_and_on_convolutions(by):
     net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
     stats = cofire.record(net, batched(*blobs()), progress=False)
@@ -353,3 +355,13 @@ def test_activations_of_nan_and_iterators_are_refused():
     x[3] = math.nan
     with pytest.raises(ActivationError):
         cofire.record(net, batched(x, y), progress=False)
+
+
+@pytest.mark.parametrize("options", [{"fill": "mean"}, {"fill": "zero", "by": "fisher"}], ids=str)
+def test_means_are_asked_for_where_they_are_needed(options):
+    net, x, y = Small().eval(), torch.randn(24, 3, 6, 6), torch.arange(24) % 4
+    stats = cofire.record(net, [(x, y)], pool="max", progress=False)
+    with pytest.raises(
+        InputError, match=r'fill="mean" and by="fisher" need means; the statistics were recorded with pool="max"'
+    ):
+        cofire.ablate(net, [(x, y)], stats, steps=2, progress=False, **options)

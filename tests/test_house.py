@@ -52,11 +52,15 @@ ROOMS = (
     (
         "orders",
         "readings",
+        "calls",
         "chains",
         "consumers",
+        "moments",
         "resuming",
         "curves",
         "ablation",
+        "resizing",
+        "grouping",
         "pruning",
         "removals",
         "depths",
@@ -96,7 +100,7 @@ SHOWN_BY = {"report": {"cli", "demo"}, "cli": set()}  # rooms that only show thi
 
 MODULES = sorted(SRC.rglob("*.py"))
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "base", "common", "manager", "misc"}
-HEAVY = {"matplotlib", "torchvision", "lightning", "transformers", "datasets", "timm", "sklearn", "playwright"}
+HEAVY = {"matplotlib", "torchvision", "lightning", "transformers", "datasets", "timm", "sklearn", "playwright", "torch_pruning"}
 
 
 def each_module(test):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import cofire
 from cofire.cli import app
-from cofire.errors import InputError, ModelError, WeightsError
+from cofire.errors import InputError, LayerError, ModelError, WeightsError
 from cofire.orders import obs_order
 from cofire.pruning import accuracy_of, compensated
 from cofire.removals import check_layer, without_layer
@@ -158,31 +158,29 @@ def test_cost_counts_parameters_and_operations():
 # ---------------------------------------------------------------- where it applies
 
 
-def test_the_head_of_a_convolutional_net_is_pruned_and_the_rest_refused():
+def test_the_head_of_a_convolutional_net_is_pruned_without_torch_pruning(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 20), nn.ReLU(), nn.Dropout(), nn.Linear(20, 10)
     )
     images = list(cofire.data.load("digits").batches(100))
     stats = cofire.record(net, images, progress=False, covariance=True)
-    small = cofire.prune(net, images[0], stats, keep=0.5)
+    small = cofire.prune(net, images[0], stats, keep=0.5, layers="4")
     assert small[3].out_features == 10
     assert small[6].in_features == 10
-    with pytest.raises(ModelError, match=r"layer '1' cannot be pruned here; it does not lie between two linear maps.*'4'"):
-        cofire.prune(net, images[0], stats, keep=0.5, layers="1")
-    resnet = cofire.zoo.model("zoo:resnet18_cifar", classes=10, seed=0)
-    batch = (torch.randn(10, 3, 32, 32), torch.arange(10))
-    with pytest.raises(ModelError, match="no layer can be pruned here"):
-        cofire.prune(resnet, batch, cofire.record(resnet, [batch], progress=False, classes=10), keep=0.5)
+    with pytest.raises(ModelError, match=r"torch-pruning is needed.*not installed. Run: pip install 'cofire\[prune\]'"):
+        cofire.prune(net, images[0], stats, keep=0.5)
 
 
 WRONG = [
     ({}, "either keep= or max_drop= must be given"),
     ({"keep": 0.5, "max_drop": 0.1}, "either keep= or max_drop= must be given"),
     ({"max_drop": 0.1}, "needs batches="),
-    ({"keep": 0.0}, "must keep between 1 and its 48 units; found 0.0, that is 0"),
+    ({"keep": 0.0}, "layer 'relu1' must keep between 1 and its 48 units; found 0.0, that is 0"),
     ({"keep": 500}, "must keep between 1 and its 48 units"),
     ({"keep": "half"}, "keep must be a share"),
+    ({"keep": {"relu2": 0.5, "relu1": True}}, "keep must be a share"),
     ({"keep": 0.5, "by": "beauty"}, "by must be one of"),
 ]
 
@@ -191,6 +189,14 @@ WRONG = [
 def test_wrong_input(net, digits, stats, options, words):
     with pytest.raises(InputError, match=words):
         cofire.prune(net, digits[0][0], stats, **options)
+
+
+def test_a_layer_to_keep_units_of_must_exist(net, digits, stats):
+    with pytest.raises(LayerError, match="no layer named 'relu9'"):
+        cofire.prune(net, digits[0][0], stats, keep={"relu9": 0.5})
+    small = cofire.prune(net, digits[0][0], stats, keep={"relu2": 0.5})
+    assert torch.equal(small.fc1.weight, net.fc1.weight)
+    assert torch.equal(small.head.bias, net.head.bias)
 
 
 def test_covariance_is_asked_for_where_it_is_needed(net, digits):
@@ -285,6 +291,29 @@ def test_a_layer_that_cannot_be_removed_says_why(net, digits, stats):
         without_layer(made, recorded, list(recorded)[1], digits[0])
 
 
+class Shared(nn.Module):
+    """Three linear maps with one non-linearity for all."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.a, self.b, self.c, self.act = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 10), activation
+
+    def forward(self, x):
+        return self.c(self.act(self.b(self.act(self.a(x.flatten(1))))))
+
+
+def test_a_shared_module_is_left_in_place_only_where_twice_is_once(digits):
+    made = Shared(nn.Sigmoid())
+    words = "layer 'act#2' cannot be removed; its non-linearity, sigmoid, is that of other calls of 'act' too"
+    with pytest.raises(ModelError, match=words):
+        without_layer(made, cofire.record(made, digits[0], progress=False), "act#2", digits[0])
+    made = Shared(nn.ReLU())
+    small = without_layer(made, cofire.record(made, digits[0], progress=False), "act#2", digits[0])
+    x = digits[1][0][0]
+    with torch.no_grad():
+        assert torch.equal(small(x), small.c(torch.relu(made.a(x.flatten(1)))))
+
+
 def test_accuracy_of_is_the_share_that_is_right(net, digits):
     right = (outputs(net, digits[1]).argmax(1) == torch.cat([y for _, y in digits[1]])).double().mean()
     assert accuracy_of(net, digits[1], 10) == pytest.approx(float(right))
@@ -306,8 +335,10 @@ def test_the_commands_run_from_end_to_end(tmp_path):
     said = run("depth", stats, "--check", "--layer", "relu2", "--model", model, "--weights", weights)
     assert "without relu2" in said
     said = run("prune", model, "--weights", weights, "--keep", 0.5, "-o", tmp_path / "small.safetensors")
-    assert "before: 3,466 parameters" in said
-    assert " after: 1,482 parameters" in said
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip().startswith(("before", "after"))}
+    assert [rows[what][:2] for what in ("before", "after")] == [["3,466", "6,784"], ["1,482", "2,880"]]
+    assert "operations a sample" in said
+    assert rows["after"][3].endswith("%")
     out = tmp_path / "ablation.html"
     said = run("ablate", model, "--weights", weights, "--by", "std", "--seeds", 2, "-o", out, "--csv", tmp_path / "c.csv")
     assert "Curve(std ascending, fill mean, 2 layers" in said

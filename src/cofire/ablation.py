@@ -1,6 +1,6 @@
 """Cumulative ablation: remove units in some order, one after the other, and measure what that does to accuracy."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cofire.batches import Batch, as_batch, logits_of
+from cofire.calls import calls_of
 from cofire.chains import Chain, Walk, chain_from
 from cofire.consumers import outgoing_weights
 from cofire.curves import Curve
@@ -16,7 +17,8 @@ from cofire.errors import InputError, LayerError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.layer import LayerStats
 from cofire.listing import LayerInfo
-from cofire.orders import GREEDY, WEIGHTED, check_statistics, scores_of, sequence
+from cofire.moments import covariances, fisher_moments
+from cofire.orders import ASCENDING, GREEDY, WEIGHTED, check_statistics, scores_of, sequence
 from cofire.progress import track
 from cofire.resuming import Resumable
 from cofire.stats import FiringStats
@@ -52,7 +54,8 @@ def ablate(
         batches: Labelled data to measure accuracy on; not that of the statistics, unless that is what is asked.
         stats: Statistics of the units.
         by: A per-unit measure; "firing_rate", "mean" or "std"; "weight_std", "reconstruction" or "obs", which look at the next
-            layer's weights; or scores, {layer: [units]}.
+            layer's weights; "fisher", which takes gradients of the logits on the batches, without labels; or scores, {layer:
+            [units]}.
         order: "ascending" removes low values first, "descending" high values, "random" needs no measure.
         layers: One or more layers; all of them together by default.
         fill: What a removed unit gives: "mean", its mean in the statistics, or "zero".
@@ -60,7 +63,7 @@ def ablate(
             20 even steps elsewhere.
         seeds: Runs of a random order.
         across: With several layers, "shares" removes the same share of each, "raw" compares scores between layers.
-        seed: The first seed.
+        seed: The first seed, and that of "fisher".
         device: Where to run; by default where the model is.
         progress: Show a progress bar on a terminal.
         resume: A file to keep the state in; a run that was stopped goes on from there, and the file is removed at the end.
@@ -89,17 +92,19 @@ def ablate(
     weights = digest(model)
     check_statistics(stats, weights)
     units = {name: stats[name].units for name in names}
-    if fill == "mean" and any(stats[name].choices.pool == "max" for name in names):
-        raise InputError('fill="mean" needs means', 'the statistics were recorded with pool="max"', 'Record with pool="mean".')
+    if (fill == "mean" or by == "fisher") and any(stats[name].choices.pool == "max" for name in names):
+        raise InputError(
+            'fill="mean" and by="fisher" need means', 'the statistics were recorded with pool="max"', 'Record with pool="mean".'
+        )
     fills = {name: _fill(stats[name], fill) for name in names}
     runner = _Ablation(model, stats, names, units, fills, device)
     with runner:
-        first = runner.open(batches)
+        runner.open(batches)
         at = _steps(steps, sum(units.values()), runner.chain is not None)
         if order == "random":
             runs = [sequence(None, units, "random", seed=seed + step) for step in range(seeds)]
         else:
-            runs = [sequence(runner.scores(by, batches, first), units, order, across)]
+            runs = [sequence(runner.scores(by, batches, seed), units, order, across)]
         state = Resumable(resume, {"digest": weights, "runs": runs, "steps": at, "fill": fill, "layers": names})
         correct, losses, counts = runner.measure(batches, runs, at, state, progress)
     samples = int(counts.sum())
@@ -123,7 +128,7 @@ def curves_of(
         batches: Labelled data to measure accuracy on.
         stats: Statistics of the model's units.
         by: Names of orders.
-        order: "ascending", "descending" or "both"; orders that look at weights are ascending only.
+        order: "ascending", "descending" or "both"; orders that look at what follows are ascending only.
         layers: The layers to look at; all by default.
         each: Curves of every layer by itself, before those of all together.
         fill: "mean", "zero" or "both".
@@ -143,7 +148,7 @@ def curves_of(
     curves = []
     for group in groups:
         for held in ("mean", "zero") if fill == "both" else (fill,):
-            runs = [(name, way) for name in by for way in (("ascending",) if name in WEIGHTED else directions)]
+            runs = [(name, way) for name in by for way in (("ascending",) if name in ASCENDING else directions)]
             for name, way in [*runs, ("mutual_information", "random")]:
                 curves.append(ablate(model, batches, stats, name, way, group, held, steps, seeds, seed=seed, progress=progress))
     return curves
@@ -196,7 +201,7 @@ class _Ablation:
     def __exit__(self, *exception):
         self.taps.__exit__(*exception)
 
-    def open(self, batches: Iterable) -> Batch:
+    def open(self, batches: Iterable) -> None:
         """Look at the first batch: which layers there are, and whether a chain follows the first."""
         if iter(batches) is batches:  # type: ignore[comparison-overlap]
             raise InputError("batches must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
@@ -212,43 +217,39 @@ class _Ablation:
             if info is None or info.units != self.units[name]:
                 found = "was not called" if info is None else f"has {info.units} units, not {self.units[name]}"
                 raise LayerError(f"layer {name!r} of the statistics must be one of the model's", f"it {found}")
-        chain = chain_from(self.taps, batch, self.names[0])
+        self.seen = calls_of(self.taps, batch)
+        chain = chain_from(self.seen, self.names[0])
         if chain is not None and set(self.names) <= set(chain.layers):
             self.chain = chain
-        return batch
 
-    def scores(self, by, batches: Iterable, first: Batch) -> dict[str, Tensor]:
+    def scores(self, by, batches: Iterable, seed: int) -> dict[str, Tensor]:
         """Scores of all units."""
-        found = {}
-        for name in self.names:
-            layer, weights, spread = self.stats[name], None, None
-            if isinstance(by, str) and by in WEIGHTED:
-                weights = outgoing_weights(self.taps, first, name, layer.units)
-                if by in GREEDY:
-                    spread = covariance(layer) if layer.product_sum is not None else self._covariance(batches, name)
-            found[name] = scores_of(by, layer, None if weights is None else weights.cpu(), spread)
-        return found
+        layers = {name: self.stats[name] for name in self.names}
+        word = by if isinstance(by, str) else ""
+        bare = [name for name, layer in layers.items() if word in GREEDY and layer.product_sum is None]
+        weights = {n: outgoing_weights(self.seen, n, layer.units).cpu() for n, layer in layers.items() if word in WEIGHTED}
+        spreads = {n: covariance(layer) for n, layer in layers.items() if word in GREEDY and n not in bare}
+        fishers: dict[str, Tensor] = {}
+        if bare:
+            spreads |= covariances(self.taps, self._read(batches), bare)
+            self.notes.append(
+                f"The covariance of {', '.join(map(repr, bare))} was not recorded and was taken from the inputs, without "
+                "labels, that accuracy is measured on; record with covariance=True to take it from the statistics."
+            )
+        if word == "fisher":
+            means = {name: unit_spread(layer)[0] for name, layer in layers.items()}
+            fishers = fisher_moments(self.taps, self._read(batches), means, self.stats.classes, seed)
+            self.notes.append("Gradients were taken on the inputs, without labels, that accuracy is measured on.")
+        return {
+            name: scores_of(by, layer, weights.get(name), spreads.get(name), fishers.get(name))
+            for name, layer in layers.items()
+        }
 
-    def _covariance(self, batches: Iterable, name: str) -> Tensor:
-        total, sums, count = None, None, 0
-
-        def add(info: LayerInfo, units: Tensor, _maps):
-            nonlocal total, sums, count
-            if info.name == name:
-                wide = units.double()
-                total = wide.T @ wide if total is None else total + wide.T @ wide
-                sums = wide.sum(0) if sums is None else sums + wide.sum(0)
-                count += len(wide)
-
+    def _read(self, batches: Iterable) -> Iterator[Batch]:
         for index, item in enumerate(batches):
             batch = as_batch(item, self.device, self.stats.classes, f"batch {index}")
-            self.taps.forward(batch.inputs, len(batch), add, batch.mask)
-        self.notes.append(
-            f"The covariance of {name!r} was not recorded and was taken from the inputs, without labels, that accuracy is "
-            "measured on; record with covariance=True to take it from the statistics."
-        )
-        mean = sums / count  # type: ignore[operator]
-        return (total / count - torch.outer(mean, mean)).cpu()  # type: ignore[operator]
+            if len(batch):
+                yield batch
 
     def measure(self, batches, runs, at, state: Resumable, progress) -> tuple[Tensor, Tensor, Tensor]:
         """Correct predictions [runs, steps, classes], summed losses [runs, steps] and samples [classes]."""
@@ -316,11 +317,11 @@ class _Ablation:
                 gone: dict[str, list[int]] = {}
                 for layer, unit in order[:removed]:
                     gone.setdefault(layer, []).append(unit)
-                places = {name: torch.tensor(sorted(units), device=self.device) for name, units in gone.items()}
+                places = {name: torch.tensor(sorted(units)) for name, units in gone.items()}
 
                 def edit(info: LayerInfo, output: Tensor, places=places) -> None:
                     if info.name in places:
-                        _fill_in(info, output, places[info.name], self.fills[info.name])
+                        info.arrangement.hold(output, places[info.name], self.fills[info.name][places[info.name]])
 
                 self.taps.edit = edit
                 try:
@@ -328,19 +329,6 @@ class _Ablation:
                 finally:
                     self.taps.edit = None
                 _add(totals, run, step, logits_of(output), labels)
-
-
-def _fill_in(info: LayerInfo, output: Tensor, units: Tensor, fill: Tensor) -> None:
-    """Hold some units of an activation at their fill, in place."""
-    values = fill.to(output.device, output.dtype)[units]
-    if info.layout == "positions":
-        flat = output.movedim(info.arrangement.sample_axis, 0).reshape(output.shape[info.arrangement.sample_axis], -1).clone()
-        flat[:, units] = values
-        output.copy_(flat.view(output.movedim(info.arrangement.sample_axis, 0).shape).movedim(0, info.arrangement.sample_axis))
-    elif info.layout == "conv":
-        output[:, units] = values.view(-1, *[1] * (output.ndim - 2))
-    else:
-        output[..., units] = values
 
 
 def _add_counts(totals: dict[str, Tensor], labels: Tensor) -> None:

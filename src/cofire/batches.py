@@ -17,6 +17,7 @@ __all__ = [
     "as_batch",
     "class_names_of",
     "classes_of",
+    "example_batch",
     "fingerprints",
     "logits_of",
     "predictions",
@@ -44,6 +45,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int) -> "Batch":
+        """The first samples alone."""
+        return Batch(
+            _first(self.inputs, len(self), count), self.labels[:count], None if self.mask is None else self.mask[:count]
+        )
 
 
 def as_batch(item: Any, device: torch.device | None, classes: int | None, place: str) -> Batch:
@@ -77,6 +84,21 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
     return Batch(_move(inputs, device), labels, None if mask is None else torch.as_tensor(mask).to(device))
 
 
+def example_batch(example: Any, device: torch.device | None) -> Batch:
+    """A batch from inputs of a model alone, whose labels are then all 0, or from (inputs, labels).
+
+    Raises:
+        InputError: There is no tensor in it.
+    """
+    labelled = isinstance(example, tuple | list) and len(example) == 2 and isinstance(example[1], Tensor)
+    if not labelled or example[1].ndim != 1:
+        count = samples_in(example)
+        if count is None:
+            raise InputError("the example must hold a tensor", f"found {type(example).__name__}")
+        example = example, torch.zeros(count, dtype=torch.int64)
+    return as_batch(example, device, None, "the example")
+
+
 def samples_in(inputs: Any) -> int | None:
     """Number of samples in a model's inputs: the length of the first tensor found; None where there is none."""
     if isinstance(inputs, Tensor):  # no len(): under torch.export the batch may be of any size
@@ -88,6 +110,14 @@ def samples_in(inputs: Any) -> int | None:
     if isinstance(inputs, tuple | list):
         return next((n for n in map(samples_in, inputs) if n is not None), None)
     return None
+
+
+def _first(value: Any, samples: int, count: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[:count] if value.ndim and len(value) == samples else value
+    if isinstance(value, Mapping):
+        return {key: _first(item, samples, count) for key, item in value.items()}
+    return tuple(_first(item, samples, count) for item in value) if isinstance(value, tuple | list) else value
 
 
 def _move(value: Any, device: torch.device | None) -> Any:

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cofire.batches import Batch, logits_of
-from cofire.taps import Taps
+from cofire.calls import Calls
 
-__all__ = ["Chain", "Link", "Walk", "chain_from", "function_of"]
+__all__ = ["Chain", "Link", "Walk", "chain_from", "producer_of"]
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu, "elu": F.elu,
@@ -52,60 +51,48 @@ class Chain:
         return [self.entry, *(link.layer for link in self.links if link.layer is not None)]
 
 
-def chain_from(taps: Taps, batch: Batch, entry: str) -> Chain | None:
+def chain_from(seen: Calls, entry: str) -> Chain | None:
     """The chain from an activation to the logits, as one forward pass shows it; None where there is something else between.
 
     A linear map belongs to it if its input is, in every bit, the activation before, and its activation is the function of
     its output that the name says; so what a chain computes is what the model computes.
 
     Args:
-        taps: Watching the model; its layers are known.
-        batch: Some samples.
+        seen: The forward pass.
         entry: Name of the activation.
     """
-    calls: list[tuple[nn.Linear | str, Tensor, Tensor]] = []  # in the order of the forward pass: maps, and activations by name
-
-    def note(module, inputs, output):
-        calls.append((module, inputs[0].detach().clone(), output.detach().clone()))
-
-    def look(info, output):
-        value = output.detach().clone()
-        calls.append((info.name, value, value))
-
-    handles = [module.register_forward_hook(note) for module in taps.model.modules() if type(module) is nn.Linear]
-    before, taps.edit = taps.edit, look
-    try:
-        logits = logits_of(taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask))
-    finally:
-        taps.edit = before
-        for handle in handles:
-            handle.remove()
-    start = next((at for at, call in enumerate(calls) if call[0] == entry), None)
-    if logits is None or start is None or calls[start][1].ndim != 2:
+    found = seen.after(entry)
+    if seen.logits is None or found is None:
         return None
-    links: list[Link] = []
-    value, rest = calls[start][2], calls[start + 1 :]
+    value, rest, links = found[0].output, list(found[1]), []
     while rest:
-        (module, inputs, output), *rest = rest
-        if isinstance(module, str) or inputs.shape != value.shape or not inputs.equal(value):
+        linear, *rest = rest
+        if type(linear.module) is not nn.Linear or not _same(linear.inputs, value):
             return None
-        if any(other is module for other, *_ in rest):
+        if any(other.module is linear.module for other in rest):
             return None  # it is used twice: removing a unit would change both
         if not rest:
-            same = output.shape == logits.shape and output.equal(logits)
-            return Chain(entry, (*links, Link(module, None, None))) if same else None
-        (name, value, _), *rest = rest
-        function = function_of(taps, name) if isinstance(name, str) else None
-        if function is None or value.shape != output.shape or not function(output).equal(value):
+            return Chain(entry, (*links, Link(linear.module, None, None))) if _same(linear.output, seen.logits) else None
+        following, *rest = rest
+        function, value = _FUNCTIONS.get(following.kind or ""), following.output
+        if function is None or linear.output is None or not _same(function(linear.output), value):
             return None
-        links.append(Link(module, str(name), function))
+        links.append(Link(linear.module, following.layer, function))
     return None
 
 
-def function_of(taps: Taps, name: str) -> Callable[[Tensor], Tensor] | None:
-    """The function that a layer's name says it is, without parameters; None where there is none."""
-    info = taps.known.get(name)
-    return _FUNCTIONS.get(info.kind) if info is not None else None
+def producer_of(seen: Calls, entry: str) -> nn.Linear | None:
+    """The linear map whose output, through a known non-linearity, is an activation; None where there is none."""
+    call = next((call for call in seen.calls if call.layer == entry), None)
+    function = _FUNCTIONS.get((call.kind if call is not None else None) or "")
+    if call is None or function is None:
+        return None
+    maps = (other for other in seen.calls if type(other.module) is nn.Linear and other.output is not None)
+    return next((other.module for other in maps if _same(function(other.output), call.output)), None)  # type: ignore[return-value]
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape == other.shape and one.equal(other)
 
 
 class Walk:

@@ -4,16 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cofire.batches import Batch
+from cofire.calls import READERS, Calls
 from cofire.errors import InputError
-from cofire.taps import Taps
 
 __all__ = ["outgoing_weights"]
 
-_READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-
-def outgoing_weights(taps: Taps, batch: Batch, name: str, units: int) -> Float[Tensor, "outputs units"]:
+def outgoing_weights(seen: Calls, name: str, units: int) -> Float[Tensor, "outputs units"]:
     """The weights with which the next layer reads each unit, as one forward pass shows it.
 
     The next layer is the first linear map or convolution called after the activation whose inputs are the activation's
@@ -21,30 +18,16 @@ def outgoing_weights(taps: Taps, batch: Batch, name: str, units: int) -> Float[T
     the positions of a unit, are laid one below the other.
 
     Args:
-        taps: Watching the model; its layers are known.
-        batch: Some samples.
+        seen: The forward pass.
         name: Name of the activation.
         units: Its units.
 
     Raises:
         InputError: No such layer follows.
     """
-    calls: list[tuple[str, nn.Module]] = []
-    handles = [
-        module.register_forward_hook(lambda module, _inputs, _output: calls.append(("", module)))
-        for module in taps.model.modules()
-        if isinstance(module, _READERS)
-    ]
-    before, taps.edit = taps.edit, lambda info, _output: calls.append((info.name, nn.Identity()))
-    try:
-        taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-    finally:
-        taps.edit = before
-        for handle in handles:
-            handle.remove()
-    place = next((at for at, (called, _) in enumerate(calls) if called == name), None)
-    for _, module in calls[place + 1 :] if place is not None else ():
-        weights = _read(module, units)
+    found = seen.after(name)
+    for call in found[1] if found is not None else ():
+        weights = None if call.module is None else _read(call.module, units)
         if weights is not None:
             return weights
     raise InputError(
@@ -59,9 +42,9 @@ def _read(module: nn.Module, units: int) -> Tensor | None:
             return None
         weights = module.weight.detach()
         return weights.view(len(weights), units, -1).transpose(1, 2).reshape(-1, units)
-    if isinstance(module, _READERS[1:]) and module.in_channels == units and module.groups == 1:  # type: ignore[union-attr]
+    if isinstance(module, READERS[1:]) and module.in_channels == units and module.groups == 1:  # type: ignore[union-attr]
         return module.weight.detach().flatten(2).transpose(1, 2).reshape(-1, units)
-    if isinstance(module, _READERS[1:]) and module.in_channels == units:  # type: ignore[union-attr]
+    if isinstance(module, READERS[1:]) and module.in_channels == units:  # type: ignore[union-attr]
         weights = torch.zeros(1, units, device=module.weight.device)  # grouped: each unit's own norm
         groups = module.groups  # type: ignore[union-attr]
         per = module.weight.detach().view(groups, -1, units // groups, *module.weight.shape[2:])  # type: ignore[union-attr]

@@ -12,25 +12,41 @@ from cofire.layer import LayerStats
 from cofire.measures import MEASURES, measure
 from cofire.stats import FiringStats
 
-__all__ = ["GREEDY", "SIMPLE", "WEIGHTED", "check_statistics", "greedy_reconstruction", "obs_order", "scores_of", "sequence"]
+__all__ = [
+    "ASCENDING",
+    "GREEDY",
+    "SIMPLE",
+    "WEIGHTED",
+    "check_statistics",
+    "greedy",
+    "greedy_reconstruction",
+    "obs_order",
+    "scores_of",
+    "sequence",
+]
 
 SIMPLE = ("firing_rate", "mean", "std")
 WEIGHTED = ("weight_std", "reconstruction", "obs")
 """Orders that look at the weights of the next layer."""
 GREEDY = ("reconstruction", "obs")
-"""Orders in which every removal changes what the next is worth; they need the covariance."""
+"""Orders of these in which every removal changes what the next is worth; they need the covariance."""
+ASCENDING = (*WEIGHTED, "fisher")
+"""Orders that say what a unit is worth to what follows: only low values first makes sense."""
 
 
 def scores_of(
-    by: str | Mapping[str, Tensor], layer: LayerStats, weights: Tensor | None = None, covariance: Tensor | None = None
-) -> Float[Tensor, " units"]:
+    by: str | Mapping[str, Tensor], layer: LayerStats, weights: Tensor | None = None, covariance: Tensor | None = None,
+    fisher: Tensor | None = None,
+) -> Float[Tensor, " units"]:  # fmt: skip
     """What each unit of a layer is worth: the smallest goes first in ascending order.
 
     Args:
-        by: A per-unit measure, "firing_rate", "mean", "std", "weight_std", "reconstruction", "obs", or scores by layer name.
+        by: A per-unit measure, "firing_rate", "mean", "std", "weight_std", "reconstruction", "obs", "fisher", or scores by
+            layer name.
         layer: Statistics of the layer.
         weights: Outgoing weights [outputs, units], for those that need them.
         covariance: Covariance of the units, likewise.
+        fisher: Their :func:`cofire.moments.fisher_moments`, likewise.
 
     Raises:
         InputError: No such measure, or scores that do not fit.
@@ -54,14 +70,17 @@ def scores_of(
             return weights.double().norm(dim=0) * unit_spread(layer)[1].to(weights.device)
         if covariance is None:
             raise InputError(f"{by!r} needs the covariance of layer {layer.name!r}", "found none")
-        order = greedy_reconstruction(weights, covariance) if by == "reconstruction" else obs_order(weights, covariance)
-        return torch.empty(layer.units, dtype=torch.float64).scatter_(0, order.cpu(), torch.arange(layer.units).double())
+        return _places(greedy_reconstruction(weights, covariance) if by == "reconstruction" else obs_order(weights, covariance))
+    if by == "fisher":
+        if fisher is None:
+            raise InputError("'fisher' needs gradients", "found none", "Pass batches= to take them on.")
+        return _places(greedy(fisher))
     if by in SIMPLE:
         mean, std = unit_spread(layer)
         return {"firing_rate": layer.fire.sum(0).double() / layer.samples, "mean": mean, "std": std}[by]
     names = [row.name for row in MEASURES if row.per_unit]
     if by not in names:
-        offered = ", ".join([*names, *SIMPLE, *WEIGHTED, "random"])
+        offered = ", ".join([*names, *SIMPLE, *ASCENDING, "random"])
         raise InputError(f"by must be one of {offered}, or scores by layer", f"found {by!r}")
     return measure(by).function(layer)
 
@@ -79,7 +98,18 @@ def greedy_reconstruction(
         covariance: Covariance of the units.
     """
     weights = weights.double()
-    pairs = (weights.T @ weights) * covariance.to(weights)
+    return greedy((weights.T @ weights) * covariance.to(weights))
+
+
+def greedy(pairs: Float[Tensor, "units units"]) -> Int[Tensor, " units"]:
+    """Units in the order in which the sum over all pairs of removed units grows least, each given those before it.
+
+    Args:
+        pairs: A symmetric matrix with no negative eigenvalue.
+
+    >>> greedy(torch.tensor([[4.0, -2.0, 0.0], [-2.0, 2.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+    [2, 1, 0]
+    """
     added, order = pairs.diagonal().clone(), []
     for _ in range(len(pairs)):
         unit = int(added.argmin())
@@ -87,6 +117,11 @@ def greedy_reconstruction(
         added += 2 * pairs[:, unit]
         added[unit] = torch.inf
     return torch.tensor(order, dtype=torch.int64)
+
+
+def _places(order: Tensor) -> Tensor:
+    """The place of every unit in an order, as its score."""
+    return torch.empty(len(order), dtype=torch.float64).scatter_(0, order.cpu(), torch.arange(len(order)).double())
 
 
 def obs_order(
@@ -107,8 +142,11 @@ def obs_order(
     trace = float(covariance.diagonal().mean())
     regular = covariance + torch.eye(count, dtype=torch.float64) * (ridge * trace if trace > 0 else 1.0)
     inverse = torch.linalg.inv(regular)
-    weights = weights.double().cpu().clone()
-    left, order = torch.ones(count, dtype=torch.bool), []
+    weights = weights.double().cpu()
+    if len(weights) > count:  # only inner products of columns matter: as many rows as units have them too
+        values, vectors = torch.linalg.eigh(weights.T @ weights)
+        weights = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    weights, left, order = weights.clone(), torch.ones(count, dtype=torch.bool), []
     for _ in range(count):
         cost = weights.square().sum(0) / inverse.diagonal()
         cost[~left] = torch.inf

@@ -56,6 +56,25 @@ class Arrangement:
             return _masked(values, mask.bool(), how)
         return (values.mean(axes) if how == "mean" else values.amax(axes)).contiguous()
 
+    def hold(self, values: Tensor, units: Tensor, at: Tensor) -> None:
+        """Hold some units at a value each, in place, for every sample and position.
+
+        Args:
+            values: The activation.
+            units: The units.
+            at: Their values.
+        """
+        units, at = units.to(values.device), at.to(values.device, values.dtype)
+        if self.layout == "positions":
+            flat = values.movedim(self.sample_axis, 0)
+            flat = flat.reshape(len(flat), -1).clone()
+            flat[:, units] = at
+            values.copy_(flat.view(values.movedim(self.sample_axis, 0).shape).movedim(0, self.sample_axis))
+        elif self.layout == "conv":
+            values[:, units] = at.view(-1, *[1] * (values.ndim - 2))
+        else:
+            values[..., units] = at
+
     def maps(self, values: Tensor) -> Tensor | None:
         """Mean over channels, [samples, height, width] with sides of at most 16; None where there is no picture."""
         if len(self.shape) != 3 or self.layout not in ("conv", "positions") or min(self.shape[1:]) < 2:

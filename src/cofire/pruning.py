@@ -3,7 +3,7 @@
 import copy
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, logits_of, samples_in
-from cofire.chains import Chain, chain_from, function_of
+from cofire.batches import Batch, as_batch, example_batch, logits_of
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
+from cofire.grouping import Group, Member, groups_of, shrink
 from cofire.layer import LayerStats
-from cofire.orders import GREEDY, check_statistics, scores_of, sequence
+from cofire.moments import covariances, fisher_moments
+from cofire.orders import GREEDY, WEIGHTED, check_statistics, scores_of, sequence
+from cofire.resizing import RESIZABLE, resize
 from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.weights import digest, load_weights, shapes
-from cofire.wrappers import called, device_of, evaluating
+from cofire.wrappers import called, device_of, evaluating, unwrap
 
 __all__ = ["Cost", "accuracy_of", "compensated", "cost", "load_pruned", "prune"]
 
@@ -44,15 +46,6 @@ class Cost:
     milliseconds: float
 
 
-@dataclass(frozen=True)
-class _Prunable:
-    """A hidden layer between two linear maps."""
-
-    name: str
-    producer: str
-    consumer: str
-
-
 def prune(
     model: nn.Module, example: Any, stats: FiringStats, by: str | Mapping[str, Tensor] = "obs",
     keep: float | int | Mapping[str, float | int] | None = None, *, layers: str | Iterable[str] | None = None,
@@ -60,9 +53,14 @@ def prune(
 ) -> nn.Module:  # fmt: skip
     """A smaller model without the units of lowest value, whose next layers make up for them.
 
-    A unit is removed with its row of the linear map before and its column of the one after. Its mean goes into the next bias;
-    with compensation the weights of the units that stay are fitted again, by least squares over the recorded covariance, to
-    give the inputs that the next layer had: no labels, no gradients.
+    A unit is removed with its weights in the layer before and in those that read it. Its mean goes into their biases; with
+    compensation the weights of the units that stay are fitted again, by least squares over the recorded covariance, to give the
+    inputs that the next layer had: no labels, no gradients.
+
+    Layers between two linear maps need nothing else. For convolutions, residual blocks and transformers, torch-pruning (the
+    extra ``prune``) says which modules belong together. Layers that a sum or a depthwise convolution couples lose the same
+    units; their scores are added, each in units of its standard deviation over the layer. A channel's weights at all positions
+    of a kernel are fitted with one covariance of channels. What cannot be pruned is refused with a reason.
 
     Source:
         Ours; the cost of the default order is that of optimal brain surgeon on the next layer's input.
@@ -72,20 +70,25 @@ def prune(
         example: Inputs of the model, or a batch (inputs, labels).
         stats: Statistics, recorded with covariance where the order or ``compensate`` needs it.
         by: The order, as for :func:`ablate`; units with the lowest values go.
-        keep: Share (0 to 1) or number of units to keep in each layer, or either by layer.
-        layers: Layers to prune; by default all that can be.
+        keep: Share (0 to 1) or number of units to keep in each layer, or either by layer; layers
+            that are not named stay as they are.
+        layers: Layers to prune, and with them those that they are coupled to; by default all that can be, and a warning names
+            the others.
         compensate: Fit the next weights again; else only the means go into the bias, and the outputs are those of an ablation
-            with ``fill="mean"``. By default they are fitted where the covariance was recorded; a warning says where not.
+            with ``fill="mean"``, but for the border of convolutions with padding, where an ablated channel would be its mean
+            inside and 0 outside. By default they are fitted where the covariance was recorded; a warning says where not.
         max_drop: In place of keep: remove as much as costs at most this much accuracy on ``batches`` (0.01 is a point), the
             same share of every layer, in steps of 5 %.
-        batches: Labelled data for that.
+        batches: Labelled data for that, and for the gradients of ``by="fisher"``. From them, without labels, also comes the
+            covariance of channels and of tokens' features over all positions; it fits better than the recorded one, which is
+            that of means over positions, and in deep nets by far.
 
     Returns:
-        A model of the same class with smaller linear maps.
+        A model of the same class with smaller modules.
 
     Raises:
         InputError: Neither or both of keep and max_drop, or values that do not fit; statistics of another model.
-        ModelError: No layer between two linear maps, or one that was named is not.
+        ModelError: No layer can be pruned, or one that was named cannot; torch-pruning is needed and missing.
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=200)
@@ -98,20 +101,13 @@ def prune(
         raise InputError("either keep= or max_drop= must be given", f"found keep={keep!r} and max_drop={max_drop!r}")
     if max_drop is not None and (batches is None or not 0 <= max_drop < 1):
         raise InputError("max_drop= is a share of at least 0, and needs batches=", f"found {max_drop!r}")
+    model = unwrap(model)
     check_statistics(stats, digest(model))
-    found = _prunable(model, _as_batch(example), stats)
-    asked = [layers] if isinstance(layers, str) else list(found) if layers is None else list(layers)
-    for name in asked:
-        stats[name]
-        if name not in found:
-            raise ModelError(
-                f"layer {name!r} cannot be pruned here", "it does not lie between two linear maps and nothing else",
-                f"These can: {', '.join(map(repr, found)) or 'none'}.",
-            )  # fmt: skip
-    if not asked:
-        raise ModelError("no layer can be pruned here", "none lies between two linear maps and nothing else")
-    bare = [name for name in asked if stats[name].product_sum is None]
-    order = {name: _order(model, found[name], stats[name], by) for name in asked}
+    batch = example_batch(example, device_of(model))
+    groups = _groups(model, batch, stats, list(keep) if layers is None and isinstance(keep, Mapping) else layers)
+    spreads, fishers = _moments(model, batch, batches, stats, groups, by == "fisher")
+    bare = list(dict.fromkeys(name for group in groups for name in group.layers if name not in spreads))
+    orders = [_order(model, group, stats, by, spreads, fishers) for group in groups]
     if compensate is None and bare:
         warnings.warn(
             f"the covariance of {', '.join(map(repr, bare[:5]))} was not recorded: the layers after cannot make up for the "
@@ -120,18 +116,27 @@ def prune(
             stacklevel=2,
         )
 
-    def smaller(kept: Mapping[str, int]) -> nn.Module:
-        made = copy.deepcopy(model)
-        for name, count in kept.items():
-            fitted = name not in bare if compensate is None else compensate
-            _shrink(made, found[name], stats[name], order[name][len(order[name]) - count :].sort().values, fitted)
+    def smaller(counts: Iterable[int]) -> nn.Module:
+        made, gone = copy.deepcopy(model), []
+        for group, order, count in zip(groups, orders, counts, strict=True):
+            if count == group.units:
+                continue
+            leaving, kept = order[: group.units - count], order[group.units - count :].sort().values
+            for member in group.members:
+                if member.side == "in" and member.layer is not None:
+                    layer = stats[member.layer]
+                    fit = compensate or (compensate is None and layer.name in spreads)
+                    spread = _spread(layer, spreads) if fit else None
+                    _refit(made.get_submodule(member.module), member, unit_spread(layer)[0], spread, kept)
+            gone.append((group, leaving))
+        shrink(made, gone)
         return made
 
     if max_drop is None:
-        return smaller({name: _count(keep, name, stats[name].units) for name in asked})
+        return smaller(_count(keep, group) for group in groups)
     base, best = accuracy_of(model, batches, stats.classes), model  # type: ignore[arg-type]
     for share in _SHARES:
-        made = smaller({name: max(1, round(share * stats[name].units)) for name in asked})
+        made = smaller(max(1, round(share * group.units)) for group in groups)
         if accuracy_of(made, batches, stats.classes) < base - max_drop:  # type: ignore[arg-type]
             break
         best = made
@@ -175,7 +180,7 @@ def cost(model: nn.Module, example: Any, repeats: int = 20) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    batch = _as_batch(example)
+    batch = example_batch(example, device_of(model))
     with evaluating(model), torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             called(model, batch.inputs)
@@ -196,123 +201,125 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
         path: Weights that :func:`cofire.zoo.save_weights` wrote.
 
     Raises:
-        WeightsError: The file's tensors do not belong to this architecture, linear maps of other sizes aside.
+        WeightsError: The file's tensors do not belong to this architecture, other sizes of linear maps, convolutions and norms
+            and new biases aside.
     """
-    made, found = copy.deepcopy(model), shapes(path)
-    for name, module in list(made.named_modules()):
-        shape = found.get(f"{name}.weight")
-        if type(module) is nn.Linear and shape is not None and len(shape) == 2 and shape != module.weight.shape:
-            bias = None if module.bias is None else module.weight.new_zeros(shape[0])
-            _replace(made, name, module.weight.new_zeros(shape), bias)
+    made, found = copy.deepcopy(unwrap(model)), shapes(path)
+    for name, module in made.named_modules():
+        if isinstance(module, RESIZABLE):
+            held = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+            wanted = {key: found.get(f"{name}.{key}") for key in (*held, "bias")}
+            changed = {
+                key: shape for key, shape in wanted.items() if shape and (key not in held or tuple(held[key].shape) != shape)
+            }
+            resize(module, {key: torch.zeros(shape) for key, shape in changed.items()})
     load_weights(made, path)
     return made
 
 
-def _as_batch(example: Any) -> Batch:
-    if isinstance(example, tuple | list) and len(example) == 2 and isinstance(example[1], Tensor) and example[1].ndim == 1:
-        return as_batch(example, None, None, "the example")
-    count = samples_in(example)
-    if count is None:
-        raise InputError("the example must hold a tensor", f"found {type(example).__name__}")
-    return Batch(example, torch.zeros(count, dtype=torch.int64))
+def _groups(model: nn.Module, batch: Batch, stats: FiringStats, layers: str | Iterable[str] | None) -> list[Group]:
+    """The groups to prune."""
+    asked = [layers] if isinstance(layers, str) else list(stats) if layers is None else list(layers)
+    for name in asked:
+        if stats[name].choices.pool == "max" and stats[name].layout != "dense":
+            raise InputError(
+                "units are held at their means", f'{name!r} was recorded with pool="max"', 'Record with pool="mean".'
+            )
+    groups, refused = groups_of(model, batch, list(stats), asked)
+    reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(refused.items())[:3])
+    able = ", ".join(dict.fromkeys(repr(name) for group in groups for name in group.layers)) or "none"
+    if refused and (layers is not None or not groups):
+        raise ModelError(f"{'these' if len(refused) > 1 else 'this'} cannot be pruned", reasons, f"These can: {able}.")
+    if refused:
+        warnings.warn(f"left as they are: {reasons}", CofireWarning, stacklevel=3)
+    return [group for group in groups if set(group.layers) & set(asked)]
 
 
-def _prunable(model: nn.Module, batch: Batch, stats: FiringStats) -> dict[str, _Prunable]:
-    """Layers between two linear maps, as a forward pass shows it."""
-    names = {module: name for name, module in model.named_modules()}
+def _moments(
+    model: nn.Module, example: Batch, batches: Iterable | None, stats: FiringStats, groups: list[Group], fisher: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Covariances of the groups' layers, where there are any, and their Fisher moments, where they are asked for."""
+    if fisher and batches is None:
+        raise InputError("'fisher' needs gradients", "found no batches=", "Pass batches= to take them on.")
+    layers = {name: stats[name] for group in groups for name in group.layers}
+    spreads = {name: covariance(layer) for name, layer in layers.items() if layer.product_sum is not None}
+    spatial = [name for name, layer in layers.items() if layer.layout in ("conv", "tokens")]
+    if batches is None or not (fisher or spatial):
+        return spreads, {}
+    device = device_of(model)
+
+    def read() -> Iterator[Batch]:
+        for index, item in enumerate(batches):
+            yield as_batch(item, device, stats.classes, f"batch {index}")
+
     with Taps(model, list(stats)) as taps:
-        taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-        taps.check()
-        chain: Chain | None = None
-        for name in stats:
-            chain = chain_from(taps, batch, name)
-            if chain is not None:
-                break
-        if chain is None:
-            return {}
-        found = {}
-        first = _producer(taps, batch, chain)
-        producers = [first, *(link.module for link in chain.links)]
-        for at, name in enumerate(chain.layers):
-            if producers[at] is not None and name in stats:
-                found[name] = _Prunable(name, names[producers[at]], names[chain.links[at].module])  # type: ignore[index]
-    return found
+        taps.forward(example.inputs, len(example), lambda *_: None, example.mask)  # which call is which layer is judged here
+        spreads |= covariances(taps, read(), spatial, positions=True) if spatial else {}
+        means = {name: unit_spread(layer)[0] for name, layer in layers.items()}
+        return spreads, fisher_moments(taps, read(), means, stats.classes) if fisher else {}
 
 
-def _producer(taps: Taps, batch: Batch, chain: Chain) -> nn.Linear | None:
-    """The linear map whose output, through a known non-linearity, is the chain's entry."""
-    values: dict[str, Tensor] = {}
-    outputs: list[tuple[nn.Linear, Tensor]] = []
-
-    def note(module, _inputs, output):
-        outputs.append((module, output.detach().clone()))
-
-    handles = [module.register_forward_hook(note) for module in taps.model.modules() if type(module) is nn.Linear]
-    taps.edit = lambda info, output: values.update({info.name: output.detach().clone()})
-    try:
-        taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-    finally:
-        taps.edit = None
-        for handle in handles:
-            handle.remove()
-    function = function_of(taps, chain.entry)
-    for module, output in outputs:
-        if function is not None and output.shape == values[chain.entry].shape and function(output).equal(values[chain.entry]):
-            return module
-    return None
-
-
-def _order(model: nn.Module, place: _Prunable, layer: LayerStats, by) -> Tensor:
+def _order(
+    model: nn.Module, group: Group, stats: FiringStats, by, spreads: Mapping[str, Tensor], fishers: Mapping[str, Tensor]
+) -> Tensor:
     """Units in the order of their removal."""
-    weights = _linear(model, place.consumer).weight.detach().cpu()
+    units = {"": group.units}
     if by == "random":
-        return torch.tensor([unit for _, unit in sequence(None, {layer.name: layer.units}, "random")])
-    spread = covariance(layer) if by in GREEDY else None
-    scores = scores_of(by, layer, weights, spread)
-    return torch.tensor([unit for _, unit in sequence({layer.name: scores}, {layer.name: layer.units}, "ascending")])
+        return torch.tensor([unit for _, unit in sequence(None, units, "random")])
+    total = torch.zeros(group.units, dtype=torch.float64)
+    for name in group.layers:
+        readers = [member for member in group.members if member.layer == name and member.side == "in"]
+        if (by in WEIGHTED and not readers) or (isinstance(by, Mapping) and name not in by and set(group.layers) & set(by)):
+            continue  # a depthwise convolution alone reads it, or scores were given for another layer of the group
+        rows = [_rows(model.get_submodule(member.module), member)[0] for member in readers]
+        spread = _spread(stats[name], spreads) if by in GREEDY else None
+        scores = scores_of(by, stats[name], torch.cat(rows).cpu() if rows else None, spread, fishers.get(name))
+        # So that layers of a group count alike; adding a number to all of a layer's scores would change nothing.
+        width = float(scores.std()) if len(scores) > 1 else 0.0
+        total += scores if len(group.layers) == 1 else scores / width if width > 0 else 0.0
+    return torch.tensor([unit for _, unit in sequence({"": total}, units, "ascending")])
 
 
-def _count(keep, name: str, units: int) -> int:
-    wanted = keep.get(name, 1.0) if isinstance(keep, Mapping) else keep
+def _spread(layer: LayerStats, spreads: Mapping[str, Tensor]) -> Tensor:
+    return spreads[layer.name] if layer.name in spreads else covariance(layer)  # which says that it was not recorded
+
+
+def _count(keep, group: Group) -> int:
+    found = [keep[name] for name in group.layers if name in keep] if isinstance(keep, Mapping) else [keep]
+    wanted, words = found[0] if found else 1.0, ", ".join(map(repr, group.layers))
+    if any(other != wanted for other in found):
+        raise InputError(f"layers {words} must keep the same units", f"found {', '.join(map(str, found))}", "They go together.")
     if isinstance(wanted, bool) or not isinstance(wanted, int | float):
         raise InputError("keep must be a share, a number of units, or either by layer", f"found {wanted!r}")
-    count = round(wanted * units) if isinstance(wanted, float) else wanted
-    if not 1 <= count <= units:
-        raise InputError(f"layer {name!r} must keep between 1 and its {units:,} units", f"found {wanted!r}, that is {count:,}")
+    count = round(wanted * group.units) if isinstance(wanted, float) else wanted
+    if not 1 <= count <= group.units:
+        wide = f"layer{'s' if len(group.layers) > 1 else ''} {words} must keep between 1 and its {group.units:,} units"
+        raise InputError(wide, f"found {wanted!r}, that is {count:,}")
     return count
 
 
-def _shrink(model: nn.Module, place: _Prunable, layer: LayerStats, kept: Tensor, compensate: bool) -> None:
-    producer, consumer = _linear(model, place.producer), _linear(model, place.consumer)
-    rows, columns = producer.weight.detach(), consumer.weight.detach()
-    mean = unit_spread(layer)[0]
-    bias = consumer.bias.detach().cpu() if consumer.bias is not None else torch.zeros(len(columns))
-    if compensate:
-        weights, bias = compensated(columns.cpu(), bias, mean, covariance(layer), kept)
+def _rows(module: nn.Module, member: Member) -> tuple[Tensor, Tensor]:
+    """The weights that read units, [outputs and positions, units], and, in their form, [outputs, units, positions]."""
+    columns = module.weight.detach()[:, member.index.to(module.weight.device)].flatten(2)  # type: ignore[operator, union-attr]
+    return columns.transpose(1, 2).reshape(-1, columns.shape[1]), columns
+
+
+def _refit(module: nn.Module, member: Member, mean: Tensor, spread: Tensor | None, kept: Tensor) -> None:
+    """Let a module make up, in place, for units that it will no longer read: by the covariance, or by means alone."""
+    rows, columns = _rows(module, member)
+    outputs = len(columns)
+    if spread is not None:
+        fitted, shift = compensated(rows.cpu(), torch.zeros(len(rows)), mean, spread, kept)
     else:
-        gone = torch.ones(layer.units, dtype=torch.bool)
+        gone = torch.ones(len(mean), dtype=torch.bool)
         gone[kept] = False
-        weights, bias = columns.cpu()[:, kept], bias.double() + columns.cpu().double()[:, gone] @ mean[gone]
-    rows_bias = producer.bias
-    _replace(model, place.producer, rows[kept.to(rows.device)], None if rows_bias is None else rows_bias.detach()[kept])
-    _replace(model, place.consumer, weights.to(columns), bias.to(columns))
-
-
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    module = model.get_submodule(name)
-    if not isinstance(module, nn.Linear):
-        raise ModelError(f"{name!r} must be a linear map", f"found {type(module).__name__}")
-    return module
-
-
-def _replace(model: nn.Module, name: str, weight: Tensor, bias: Tensor | None) -> None:
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype)
-    made.train(model.get_submodule(name).training)
-    with torch.no_grad():
-        made.weight.copy_(weight)
-        if bias is not None:
-            made.bias.copy_(bias)
-    model.set_submodule(name, made)
+        fitted, shift = rows.cpu()[:, kept], rows.cpu().double()[:, gone] @ mean[gone]
+    columns[:, kept] = fitted.view(outputs, -1, len(kept)).transpose(1, 2).to(columns)
+    weight = module.weight.detach().clone()  # type: ignore[operator, union-attr]
+    place = member.index.to(weight.device)
+    weight[:, place] = columns.view(outputs, *place.shape, *weight.shape[2:])
+    bias = torch.zeros(outputs) if module.bias is None else module.get_parameter("bias").detach().cpu()
+    resize(module, {"weight": weight, "bias": bias.double() + shift.view(outputs, -1).sum(1)})
 
 
 def accuracy_of(model: nn.Module, batches: Iterable, classes: int) -> float:

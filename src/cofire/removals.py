@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from cofire.batches import as_batch
+from cofire.calls import calls_of
 from cofire.chains import chain_from
 from cofire.errors import ModelError
 from cofire.orders import check_statistics
-from cofire.pruning import accuracy_of
+from cofire.pruning import accuracy_of, cost
+from cofire.resizing import resize
 from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.training import fit
 from cofire.weights import digest
+from cofire.wrappers import device_of
 
 __all__ = ["Removal", "check_layer", "without_layer"]
 
@@ -69,11 +72,12 @@ def without_layer(model: nn.Module, stats: FiringStats, layer: str, batches: Ite
     check_statistics(stats, digest(model))
     stats[layer]
     names = {module: name for name, module in model.named_modules()}
-    first = as_batch(next(iter(batches)), None, stats.classes, "batch 0")
+    first = as_batch(next(iter(batches)), device_of(model), stats.classes, "batch 0")
     with Taps(model, list(stats)) as taps:
         taps.forward(first.inputs, len(first), lambda *_: None, first.mask)
         taps.check()
-        chain = next((made for name in stats if (made := chain_from(taps, first, name)) is not None), None)
+        seen = calls_of(taps, first)
+        chain = next((made for name in stats if (made := chain_from(seen, name)) is not None), None)
         if chain is None or layer not in chain.layers[1:]:
             raise ModelError(
                 f"layer {layer!r} cannot be removed", "it does not lie in a chain of linear maps, after the first of them",
@@ -83,20 +87,18 @@ def without_layer(model: nn.Module, stats: FiringStats, layer: str, batches: Ite
         producer, consumer, before = chain.links[at - 1].module, chain.links[at].module, chain.layers[at - 1]
         kinds = taps.known[before].kind, taps.known[layer].kind  # type: ignore[union-attr]
         weight, bias = _fitted(taps, batches, before, consumer, stats.classes)
-    module = dict(model.named_modules()).get(layer.partition("#")[0])
-    if module is None and kinds != ("relu", "relu"):
-        raise ModelError(
-            f"layer {layer!r} cannot be removed", f"its non-linearity, {kinds[1]}, is a function call and cannot be taken out"
-        )
+    path = layer.partition("#")[0]
+    module = dict(model.named_modules()).get(path)
+    alone = sum(name.partition("#")[0] == path for name in taps.known) == 1
+    if kinds != ("relu", "relu") and (module is None or not alone):
+        found = "is a function call and cannot be taken out" if module is None else f"is that of other calls of {path!r} too"
+        remedy = "" if module is None else "Give every layer a module of its own."
+        raise ModelError(f"layer {layer!r} cannot be removed", f"its non-linearity, {kinds[1]}, {found}", remedy)
     made = copy.deepcopy(model)
     made.set_submodule(names[producer], nn.Identity())
-    if module is not None and sum(name.partition("#")[0] == layer.partition("#")[0] for name in stats) == 1:
-        made.set_submodule(layer, nn.Identity())
-    smaller = nn.Linear(weight.shape[1], weight.shape[0], device=consumer.weight.device, dtype=consumer.weight.dtype)
-    with torch.no_grad():
-        smaller.weight.copy_(weight)
-        smaller.bias.copy_(bias)
-    made.set_submodule(names[consumer], smaller)
+    if module is not None and alone:  # else it stays: the ReLU of a ReLU is that ReLU
+        made.set_submodule(path, nn.Identity())
+    resize(made.get_submodule(names[consumer]), {"weight": weight, "bias": bias})
     return made
 
 
@@ -105,22 +107,23 @@ def _fitted(taps: Taps, batches: Iterable, before: str, consumer: nn.Linear, cla
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     handle = consumer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach().double()))
+    device = consumer.weight.device
     count = taps.known[before].units + 1  # type: ignore[union-attr]
-    total = torch.zeros(count, count, dtype=torch.float64)
-    cross = torch.zeros(count, consumer.out_features, dtype=torch.float64)
+    total = torch.zeros(count, count, dtype=torch.float64, device=device)
+    cross = torch.zeros(count, consumer.out_features, dtype=torch.float64, device=device)
     try:
         taps.edit = lambda info, output: inputs.append(output.detach().double()) if info.name == before else None
         for index, item in enumerate(batches):
-            batch = as_batch(item, None, classes, f"batch {index}")
+            batch = as_batch(item, device, classes, f"batch {index}")
             taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-            x = torch.cat([inputs.pop(), torch.ones(len(batch), 1, dtype=torch.float64)], 1)
+            x = torch.cat([inputs.pop(), torch.ones(len(batch), 1, dtype=torch.float64, device=device)], 1)
             z = outputs.pop()
             total += x.T @ x
             cross += x.T @ z
     finally:
         taps.edit = None
         handle.remove()
-    ridge = torch.full((count,), _RIDGE * float(total.diagonal()[:-1].mean()), dtype=torch.float64)
+    ridge = torch.full((count,), _RIDGE * float(total.diagonal()[:-1].mean()), dtype=torch.float64, device=device)
     ridge[-1] = 0  # the intercept
     solution = torch.linalg.solve(total + ridge.diag(), cross).T
     return solution[:, :-1], solution[:, -1]
@@ -142,14 +145,10 @@ def check_layer(
         seed: Of training.
     """
     made, whole = without_layer(model, stats, layer, train), copy.deepcopy(model)
-    refitted, sizes = accuracy_of(made, test, stats.classes), tuple(_size(net) for net in (model, made))
+    before, refitted = (accuracy_of(net, test, stats.classes) for net in (model, made))
     for net in (made, whole):
         fit(net, train, epochs=epochs, lr=lr, seed=seed, progress=False)
-    return Removal(
-        layer, accuracy_of(model, test, stats.classes), refitted, accuracy_of(made, test, stats.classes),
-        accuracy_of(whole, test, stats.classes), epochs, (sizes[0], sizes[1]),
-    )  # fmt: skip
-
-
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    trained, control = (accuracy_of(net, test, stats.classes) for net in (made, whole))
+    example = next(iter(test))
+    sizes = cost(model, example, repeats=1).parameters, cost(made, example, repeats=1).parameters
+    return Removal(layer, before, refitted, trained, control, epochs, sizes)

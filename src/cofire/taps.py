@@ -43,7 +43,9 @@ class Taps(Watch):
     def __exit__(self, *exception):
         self._context.close()
 
-    def forward(self, inputs: Any, samples: int, sink: Sink, mask: Tensor | None = None) -> Any:
+    def forward(
+        self, inputs: Any, samples: int, sink: Sink, mask: Tensor | None = None, *, gradients: bool = False
+    ) -> Any:  # fmt: skip
         """Run the model on one batch and hand every hidden activation to ``sink``; returns the model's output.
 
         Args:
@@ -51,8 +53,9 @@ class Taps(Watch):
             samples: Number of samples in the batch.
             sink: Receives layer, units and maps.
             mask: Which tokens count, [samples, tokens].
+            gradients: Keep the graph that gradients are taken through.
         """
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             self.begin(samples, sink, mask)
             try:
                 output = called(self.model, inputs)

@@ -32,7 +32,7 @@ from cofire.sources import DataSource, ModelSource
 __all__ = ["ablate", "depth", "prune"]
 
 
-_ORDERS = "Any measure of units, firing_rate, mean, std, weight_std, reconstruction or obs."
+_ORDERS = "Any measure of units, firing_rate, mean, std, weight_std, reconstruction, obs or fisher."
 _ORDERED = ["firing_entropy", "mutual_information", "kl_selectivity", "reconstruction"]
 
 
@@ -97,6 +97,7 @@ def prune(
     normalize: Normalize = None, classes: Classes = None,
     by: Annotated[str, typer.Option(help="What orders units. " + _ORDERS)] = "obs",
     keep: Annotated[float | None, typer.Option(help="Share of units to keep in every layer.")] = None,
+    layers: Layers = None,
     max_drop: Annotated[float | None, typer.Option(help="Or: remove what costs this accuracy at most; 0.01.")] = None,
     compensate: Annotated[bool, typer.Option(help="Fit the next layer's weights again.")] = True,
     seed: Seed = 0, download: Download = False, cache: Cache = None,
@@ -115,15 +116,18 @@ def prune(
     batches, unseen = images.batches(256, normalize=norm), test.batches(256, normalize=norm)
     loaded = load(stats) if stats is not None else reader(net, batches, covariance=True)
     keep = 0.5 if keep is None and max_drop is None else keep
-    example = next(iter(unseen))
-    small = room(net, example, loaded, by, keep, max_drop=max_drop, batches=batches, compensate=compensate)
+    example = next(iter(test.batches(32, normalize=norm)))
+    small = room(
+        net, example, loaded, by, keep, layers=layers, max_drop=max_drop, batches=batches, compensate=compensate
+    )  # fmt: skip
     save_weights(small, out, {"model": model, "data": data, "pruned": True, "command": command()})
+    typer.echo(
+        f"{'':>6} {'parameters':>14} {'operations a sample':>20} {'ms for ' + str(len(example[0])):>10} {'test accuracy':>14}"
+    )
     for what, made in (("before", net), ("after", small)):
         found = cost(made, example)
-        typer.echo(
-            f"{what:>6}: {found.parameters:,} parameters, {found.flops:,} operations a sample, {found.milliseconds:.2f} ms a "
-            f"batch, test accuracy {accuracy_of(made, unseen, loaded.classes):.2%}"
-        )
+        right = accuracy_of(made, unseen, loaded.classes)
+        typer.echo(f"{what:>6} {found.parameters:>14,} {found.flops:>20,} {found.milliseconds:>10.2f} {right:>14.2%}")
     typer.echo(f"weights in {out}")
 
 

@@ -70,6 +70,11 @@ _ORDERS = {
         "Optimal brain surgeon: what removing the unit costs the next layer's input once the weights of the others are "
         "fitted again.",
     ),
+    "fisher": (
+        "Fisher",
+        "How far the predicted probabilities move, to second order, when the unit is held at its mean, given the units that "
+        "went before it.",
+    ),
     "scores": ("Given scores", "Scores of units that were given to the ablation."),
     "random": ("Random", "An order by lot."),
 }
