@@ -11,7 +11,7 @@ from cofire.batches import Batch
 from cofire.errors import ModelError
 from cofire.listing import LayerInfo
 from cofire.pooling import Arrangement
-from cofire.readings import scores_in
+from cofire.readings import form_of, scores_in
 from cofire.taps import Taps
 
 __all__ = ["covariances", "fisher_moments", "random_directions"]
@@ -84,11 +84,14 @@ def fisher_moments(
             # The edge and the copy stay those of this moment, whatever changes the tensor in place later.
             seen[info.name] = info.arrangement, output.detach().clone(), get_gradient_edge(output)
 
+    form = ""
     before, taps.edit = taps.edit, keep
     try:
         for batch in batches:
             seen.clear()
-            logits = scores_in(taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask, gradients=True), classes)
+            output = taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask, gradients=True)
+            form = form or form_of(output, classes)
+            logits = scores_in(output, form)
             found = list(seen.items())
             slopes = torch.autograd.grad(
                 logits, [edge for _, (_, _, edge) in found], random_directions(logits, generator), allow_unused=True
