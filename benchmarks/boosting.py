@@ -114,16 +114,16 @@ def page(result: dict) -> str:
     cells_ = result["cells"]
     found = [row for cell in cells_.values() for row in cell["rows"]]
     any_ = next(iter(cells_.values()))
-    scaled = f" --limit {any_['limit']}" if any_["limit"] else ""
+    images = {name: f"{cell['limit']:,}" if cell["limit"] else "all" for name, cell in cells_.items()}
     seeds = {name: 1 + max(row["seed"] for row in cell["rows"]) for name, cell in cells_.items()}
     lines = [
-        f"`python benchmarks/boosting.py{scaled}`, {any_['date']}, {any_['machine']}, torch {any_['torch']}, "
+        f"`python benchmarks/boosting.py` with `--limit` as the column *images* says, {any_['date']}, {any_['machine']}, torch {any_['torch']}, "
         f"{' or '.join(map(str, sorted(set(seeds.values()), reverse=True)))} seeds. Gains in points of test accuracy: mean "
         "over seeds, with the smallest and the largest. *seconds*: processor time of the boost, and of a logistic regression "
         "by gradients on all hidden layers of the same samples.",
         "",
-        f"| net | epochs | model | {' | '.join(SHOWN)} | taken | seconds |",
-        f"| --- | --: | --: | {' | '.join('--:' for _ in SHOWN)} | --: | --: |",
+        f"| net | images | epochs | model | {' | '.join(SHOWN)} | taken | seconds |",
+        f"| --- | --: | --: | --: | {' | '.join('--:' for _ in SHOWN)} | --: | --: |",
     ]
     groups: dict[tuple, list[dict]] = {}
     for row in found:
@@ -134,7 +134,7 @@ def page(result: dict) -> str:
         ours, theirs = (sum(row[key] for row in rows_) / len(rows_) for key in ("seconds", "probe_seconds"))
         base = 100 * sum(row["base"] for row in rows_) / len(rows_)
         lines.append(
-            f"| {cell} | {epochs} | {base:.2f} | {' | '.join(cells)} | {taken} of {len(rows_)} | {ours:.1f}, {theirs:.1f} |"
+            f"| {cell} | {images[cell]} | {epochs} | {base:.2f} | {' | '.join(cells)} | {taken} of {len(rows_)} | {ours:.1f}, {theirs:.1f} |"
         )
     lines += [
         "",
