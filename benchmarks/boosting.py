@@ -117,7 +117,8 @@ def page(result: dict) -> str:
     images = {name: f"{cell['limit']:,}" if cell["limit"] else "all" for name, cell in cells_.items()}
     seeds = {name: 1 + max(row["seed"] for row in cell["rows"]) for name, cell in cells_.items()}
     lines = [
-        f"`python benchmarks/boosting.py` with `--limit` as the column *images* says, {any_['date']}, {any_['machine']}, torch {any_['torch']}, "
+        f"`python benchmarks/boosting.py` with `--limit` as the column *images* says, {any_['date']}, {any_['machine']}, "
+        f"torch {any_['torch']}, "
         f"{' or '.join(map(str, sorted(set(seeds.values()), reverse=True)))} seeds. Gains in points of test accuracy: mean "
         "over seeds, with the smallest and the largest. *seconds*: processor time of the boost, and of a logistic regression "
         "by gradients on all hidden layers of the same samples.",
@@ -134,7 +135,8 @@ def page(result: dict) -> str:
         ours, theirs = (sum(row[key] for row in rows_) / len(rows_) for key in ("seconds", "probe_seconds"))
         base = 100 * sum(row["base"] for row in rows_) / len(rows_)
         lines.append(
-            f"| {cell} | {images[cell]} | {epochs} | {base:.2f} | {' | '.join(cells)} | {taken} of {len(rows_)} | {ours:.1f}, {theirs:.1f} |"
+            f"| {cell} | {images[cell]} | {epochs} | {base:.2f} | {' | '.join(cells)} | {taken} of {len(rows_)} | "
+            f"{ours:.1f}, {theirs:.1f} |"
         )
     lines += [
         "",
