@@ -68,6 +68,12 @@ def settle(page) -> None:
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def into_view(page, node) -> None:
+    """Scrolls to the node, at once: a page that still moves takes its tooltip away."""
+    node.evaluate("node => node.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    settle(page)
+
+
 def tip(page) -> dict[str, str]:
     """The pairs of the tooltip in view."""
     pairs = page.locator("#tip .pair").evaluate_all(

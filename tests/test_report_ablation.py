@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import cofire
-from browsing import reports, settle, tip
+from browsing import into_view, reports, settle, tip
 from cofire.curves import Curve
 from cofire.report.page import bundle
 from cofire.stats import FiringStats
@@ -100,8 +100,7 @@ def drawing(page):
     """The picture and its box in the window, in view."""
     settle(page)
     picture = page.locator("#ablation svg[role=img]")
-    picture.evaluate("node => node.scrollIntoView({ block: 'center', behavior: 'instant' })")
-    settle(page)
+    into_view(page, picture)
     return picture, picture.bounding_box()
 
 
@@ -145,7 +144,7 @@ def rows(page) -> list[tuple[str, list]]:
 
 def test_the_page_carries_the_section():
     script = bundle("main.js")
-    assert re.search(r"table, ablation, carry", script)
+    assert re.search(r"table, ablation, boost, trust, carry", script)
     for name in ("ablation", "ablationdata", "ablationdrawing"):
         assert f'modules["sections/{name}.js"]' in script
 
