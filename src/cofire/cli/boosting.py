@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from cofire.cli.options import (
-    Beside,
     Cache,
     Channels,
     Classes,
@@ -16,10 +15,10 @@ from cofire.cli.options import (
     Limit,
     Model,
     Normalize,
+    Report,
     Root,
     Seed,
     Size,
-    Table,
     Weights,
     app,
     command,
@@ -50,8 +49,8 @@ def boost(
     held: Annotated[float, typer.Option(help="Share of the test data that chooses; the rest measures.")] = 0.5,
     controls: Annotated[bool, typer.Option(help="Fit the controls too; they take longer than the boost.")] = True,
     rate: Annotated[float, typer.Option(help="Learning rate of the control that trains on: a tenth of the model's.")] = 1e-4,
-    table: Table = None, report: Beside = None, seed: Seed = 0, device: Device = None, download: Download = False,
-    cache: Cache = None,
+    table: Annotated[Path | None, typer.Option(help="Write the table of gains: .csv, .json or .parquet.")] = None,
+    report: Report = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Read a frozen model's hidden layers again, and say what that gains and where the gain comes from."""
     from cofire import report as page

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from cofire.cli.options import (
-    Beside,
     Cache,
     Channels,
     Classes,
@@ -16,6 +15,7 @@ from cofire.cli.options import (
     Limit,
     Model,
     Normalize,
+    Report,
     Root,
     Seed,
     Size,
@@ -47,7 +47,7 @@ def trust(
     at: Annotated[str, typer.Option(help="A unit fires above its threshold, or above its own mean.")] = "threshold",
     doubtful: Annotated[int, typer.Option(help="Explain this many of the most doubtful predictions.")] = 5,
     table: Annotated[Path | None, typer.Option(help="Write the table of scores: .csv, .json or .parquet.")] = None,
-    report: Beside = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
+    report: Report = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Say whether wrong predictions can be told from right ones, by the softmax or by the firing of hidden units."""
     from cofire import report as page
@@ -73,7 +73,8 @@ def trust(
         row = curve.iloc[max(round(coverage * len(curve)) - 1, 0)]
         typer.echo(f"  {coverage:4.0%} given: {row.risk:.2%} (MSP {row.msp:.2%}, at best {row.perfect:.2%})")
     seen = familiarity(loaded, net, unseen, layers=layers, at=at, device=device)
-    typer.echo("\nThe most doubtful predictions:")
+    if doubtful:
+        typer.echo("\nThe most doubtful predictions:")
     for sample in found.final.sort(stable=True).indices[:doubtful].tolist():
         said = str(seen.explain(sample)).removeprefix(f"Sample {sample} ")
         typer.echo(f"  {validation} {sample}, labelled {held.classes[int(held.labels[sample])]!r}, {said}")

@@ -82,6 +82,8 @@ def unusual_contents(seen: Familiarity, images: Images) -> tuple[dict[str, Any],
 
 
 def _small(picture: Float[Tensor, "channels rows columns"]) -> Float[Tensor, "shown rows columns"]:
-    shrink = max(max(picture.shape[1:]) / _SIDE, 1)
-    picture = F.adaptive_avg_pool2d(picture.float(), [max(round(side / shrink), 1) for side in picture.shape[1:]])
+    rows, columns = picture.shape[1:]
+    shrink = max(rows / _SIDE, columns / _SIDE, 1)
+    shape = max(round(rows / shrink), 1), max(round(columns / shrink), 1)
+    picture = F.adaptive_avg_pool2d(picture.float(), shape)
     return (picture if len(picture) in (1, 3) else picture.mean(0, keepdim=True)).clamp(0, 1)
