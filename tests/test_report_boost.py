@@ -197,6 +197,8 @@ def test_the_least_familiar_are_shown_first(made):
         assert row["familiarity"] == pytest.approx(float(seen.score[sample]), rel=1e-5)
         assert row["suits"] == [images.classes[c] for c in seen.classes[sample].tolist()]
         assert row["words"] == str(seen.explain(sample))
+        agrees = dict(zip(numbers["unusual"]["layers"], seen.agrees[sample].tolist(), strict=True))
+        assert row["disagree"] == [layer for layer, agreed in agrees.items() if not agreed]
         assert np.abs(picture - images[sample][0].numpy()).max() <= 0.005 + 1e-6
     assert numbers["unusual"]["median"] == pytest.approx(sorted(seen.score.tolist())[(len(seen) - 1) // 2], rel=1e-5)
 

@@ -67,7 +67,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "unusual": (
         "share of the brightest",
         "Pictures of the least familiar predictions. Familiarity is the mean over layers of the standardised log-likelihood of "
-        "the firing pattern for the class that it suits best; suits names that class for each layer.",
+        "the firing pattern for the class that it suits best; suits names that class for each layer, disagree the layers "
+        "where it is not the predicted one.",
     ),
     "test": ("as the measure", "The per-unit values on the test data."),
 }

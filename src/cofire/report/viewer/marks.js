@@ -140,14 +140,3 @@ export function pairs(place, label, rows, title) {
     });
   });
 }
-
-/** A number with its interval, on a scale that the rows of a table share; a line marks the number to compare with. */
-export function interval(value, low, high, [least, most], level) {
-  const x = linear(least, most, 5, 115);
-  const root = s("svg", { width: 120, height: 14, viewBox: "0 0 120 14", class: "interval", "aria-hidden": "true" });
-  root.append(s("line", { x1: x(level), x2: x(level), y1: 0, y2: 14, class: "zero" }));
-  if (low !== null && high !== null)
-    root.append(s("line", { x1: x(low), x2: x(high), y1: 7, y2: 7, class: "reach" }));
-  if (value !== null) root.append(s("circle", { cx: x(value), cy: 7, r: 3.5, class: "fill-second" }));
-  return root;
-}

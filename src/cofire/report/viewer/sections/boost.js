@@ -1,8 +1,9 @@
 // What reading the hidden layers again gains, beside the controls that say where the gain comes from.
 
-import { choice, figure, h, tipped } from "../dom.js";
-import { interval, pairs } from "../marks.js";
+import { choice, figure, h } from "../dom.js";
+import { pairs } from "../marks.js";
 import { count, exact, extent, number, percent, points } from "../numbers.js";
+import { explained, head, none, ranged, table } from "../tables.js";
 import { diagrams } from "./reliability.js";
 
 export const title = "Boost";
@@ -10,30 +11,14 @@ export const needsLayers = false;
 
 const MOST = 24;
 
-const head = (text, lines) =>
-  h("th", { scope: "col" }, lines ? tipped(h("span", { class: "term", tabindex: "0" }, text), [text, lines]) : text);
+/** A difference of accuracies with its interval. */
+const gained = (row, key, domain) =>
+  ranged(row.method, [row[key], row[`${key}_low`], row[`${key}_high`]], domain, 0, points, (end) => points(end, 1));
 
-/** A difference of accuracies with its interval, drawn and written. */
-function gained(row, key, domain) {
-  const [value, low, high] = [row[key], row[`${key}_low`], row[`${key}_high`]];
-  return tipped(
-    h(
-      "td",
-      { "data-value": value },
-      interval(value, low, high, domain, 0),
-      h("span", { class: "value" }, points(value)),
-      h("small", null, `${points(low, 1)} to ${points(high, 1)}`),
-    ),
-    [row.method, ["difference", exact(value)], ["lower end", exact(low)], ["upper end", exact(high)], "95 % interval"],
-  );
-}
-
-function table(rows, about) {
+function gains(rows, about) {
   const spread = (key) => extent(rows.flatMap((row) => [row[`${key}_low`], row[`${key}_high`]]), { zero: true });
-  const [gains, leads] = [spread("gain"), spread("boost_minus")];
-  const heads = h(
-    "tr",
-    null,
+  const [gain, lead] = [spread("gain"), spread("boost_minus")];
+  const heads = [
     h("th", { scope: "col", class: "text" }, "Method"),
     head("Accuracy"),
     head("Gain, points", "Accuracy less the model's, with its 95 % interval over samples."),
@@ -44,28 +29,20 @@ function table(rows, about) {
       "How far the largest probability is from the share of samples that it is right on, over 15 bins. Lower is better.",
     ),
     head("McNemar's p", "Of the exact test that this method and the model are right equally often."),
-  );
+  ];
   const line = (row) =>
     h(
       "tr",
       { class: row.method === "boosted" ? "chosen" : null },
-      h(
-        "th",
-        { scope: "row", class: "text" },
-        tipped(h("span", { class: "term", tabindex: "0" }, row.method), [row.method, about.methods[row.method]]),
-      ),
+      h("th", { scope: "row", class: "text" }, explained(row.method, about.methods[row.method])),
       h("td", { "data-value": row.accuracy }, percent(row.accuracy, 2)),
-      row.method === "model" ? h("td", { class: "absent-cell" }, "–") : gained(row, "gain", gains),
-      row.method === "boosted" ? h("td", { class: "absent-cell" }, "–") : gained(row, "boost_minus", leads),
+      row.method === "model" ? none() : gained(row, "gain", gain),
+      row.method === "boosted" ? none() : gained(row, "boost_minus", lead),
       h("td", { "data-value": row.log_loss }, number(row.log_loss, 4)),
       h("td", { "data-value": row.calibration_error }, percent(row.calibration_error, 2)),
       h("td", { "data-value": row.mcnemar }, number(row.mcnemar, 2)),
     );
-  return h(
-    "div",
-    { class: "scroll fit", tabindex: "0", role: "region", "aria-label": "Gains beside the controls" },
-    h("table", { class: "gains" }, h("thead", null, heads), h("tbody", null, rows.map(line))),
-  );
+  return table("Gains beside the controls", "gains", heads, rows.map(line));
 }
 
 function classes(rows) {
@@ -118,7 +95,7 @@ export function draw(container, data) {
     note.textContent =
       `On ${count(rows[0].samples)} ${split} samples` +
       `${split === "held-out" ? ", each scored by fits without its fifth of them" : ""}. Dots are differences, lines their 95 % intervals. Hover over a method for what it tells.`;
-    place.replaceChildren(table(rows, about));
+    place.replaceChildren(gains(rows, about));
   }
   const frame = figure("The boost beside its controls", null, place);
   frame.querySelector("figcaption").append(note);

@@ -22,7 +22,7 @@ function painted(column, index, label) {
 /** The layers in their order, a box each, marked where its pattern suits another class than the predicted one. */
 function strip(layers, row) {
   const boxes = layers.map((layer, i) => {
-    const agrees = row.suits[i] === row.predicted;
+    const agrees = !row.disagree.includes(layer);
     const box = h("span", { class: agrees ? "agrees" : "disagrees" });
     return tipped(box, [layer, `fires most like ${row.suits[i]}: ${agrees ? "as predicted" : "not as predicted"}`]);
   });
@@ -31,7 +31,7 @@ function strip(layers, row) {
 
 function card(data, seen, row, index) {
   const wrong = row.predicted !== row.true;
-  const against = row.suits.filter((suits) => suits !== row.predicted).length;
+  const against = row.disagree.length;
   return h(
     "div",
     { class: "unusual-card" },
