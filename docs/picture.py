@@ -18,7 +18,7 @@ WIDTH = 1280
 HIDDEN = """
   #nav, section:not(#firing) .note, .controls, footer, section > .lead, .findings li:nth-child(n+6),
   #overview h3, #overview .scroll, details,
-  #softmax, #graph, #units, #maps, #table, #ablation, #carry, #reproduction,
+  #softmax, #graph, #units, #maps, #table, #ablation, #boost, #trust, #carry, #reproduction,
   .legend .swatch, .legend .swatch + span { display: none !important; }
   body { grid-template-columns: minmax(0, 1fr) !important; }
   main { max-width: none !important; padding: 26px 40px 30px !important; }

@@ -287,6 +287,12 @@ def test_what_the_last_layer_forgot_is_found_in_the_hidden_one():
     assert tested.boost_minus_low["random labels"] > 0
     assert better.words[0].startswith("On 1,000 test samples the boost changes accuracy by +")
     assert better.by_class()["samples"].sum() == 1000
+    bins = better.reliability()
+    assert bins.groupby("method")["samples"].sum().to_dict() == {"boosted": 1000, "model": 1000}
+    gaps = bins["samples"] * (bins["accuracy"] - bins["confidence"]).abs() / 1000
+    errors = gaps.groupby(bins["method"]).sum()
+    assert errors["boosted"] == pytest.approx(tested.calibration_error["boosted"])
+    assert errors["model"] == pytest.approx(tested.calibration_error["model"])
 
 
 def test_the_papers_net_is_trained_and_always_taken():

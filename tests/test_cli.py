@@ -63,6 +63,28 @@ def test_demo_writes_what_it_says(here):
     assert (here / "cofire-demo" / "report.html").stat().st_size < 1_500_000
 
 
+def test_boost_and_trust_write_what_they_find_into_reports(here):
+    command("train", "fcnn:64-32-10", "--epochs", 2, "-o", "w.safetensors")
+    command("record", "fcnn:64-32-10", "--weights", "w.safetensors", "-o", "train.stats")
+    model = ["fcnn:64-32-10", "--weights", "w.safetensors", "--stats", "train.stats"]
+    said = command("boost", *model, "--no-controls", "-o", "b.safetensors", "--table", "gains.csv", "--report", "boost.html")
+    assert said.endswith("boost written to b.safetensors\nreport written to boost.html\n")
+    numbers = json.loads((here / "boost.json").read_text())
+    assert numbers["title"] == "Boost of fcnn:64-32-10"
+    assert [row["method"] for row in numbers["boost"]["rows"]] == pd.read_csv("gains.csv")["method"].tolist()
+    assert all(f"- {word}\n" in said for word in numbers["boost"]["words"])
+    assert numbers["trust"] is None
+
+    said = command("trust", *model, "--doubtful", 0, "-o", "t.safetensors", "--table", "scores.csv", "--report", "trust.html")
+    assert said.endswith("table written to scores.csv\ntrust written to t.safetensors\nreport written to trust.html\n")
+    assert "doubtful" not in said
+    numbers = json.loads((here / "trust.json").read_text())
+    assert numbers["trust"]["words"] in said
+    assert [row["auroc"] for row in numbers["trust"]["scores"]] == pytest.approx(pd.read_csv("scores.csv")["auroc"], rel=1e-5)
+    assert len(numbers["unusual"]["rows"]) == 24
+    assert numbers["boost"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,7 +110,9 @@ def test_errors_are_one_sentence_on_stderr_and_exit_code_2(here, monkeypatch, ca
 
 def test_version_and_help_with_an_example_for_each():
     assert command("--version") == f"cofire {cofire.__version__}\n"
-    for name in ("demo", "layers", "train", "record", "measure", "report"):
+    names = [info.name or info.callback.__name__ for info in app.registered_commands]
+    assert {"demo", "record", "report", "boost", "trust"} < set(names)
+    for name in names:
         assert "Example: cofire " + name in " ".join(command(name, "--help").split())
 
 

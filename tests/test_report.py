@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.resources import files
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import cofire
+from browsing import reports
 from cofire import report
 from cofire.errors import InputError
 from cofire.report.choosing import fewer_bins, spread
@@ -33,7 +33,8 @@ from cofire.stats import FiringStats
 torch.set_num_threads(1)  # threads that compete with other processes for a core are slower by far
 
 SECTIONS = (
-    "overview", "measures", "firing", "softmax", "graph", "units", "maps", "table", "ablation", "carry", "reproduction",
+    "overview", "measures", "firing", "softmax", "graph", "units", "maps", "table", "ablation", "boost", "trust", "carry",
+    "reproduction",
 )  # fmt: skip
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -95,18 +96,12 @@ MAKERS = {
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Writes a report of one kind, once; gives its path, its JSON twin and the statistics."""
-    done = {}
+    def given(kind: str):
+        stats, test = MAKERS[kind]()
+        said = {"title": "A report", "command": "cofire demo", "seed": 7, "notes": "Notes & <i>more</i>"}
+        return {"stats": stats, "test": test, **said}
 
-    def make(kind: str):
-        if kind not in done:
-            stats, test = MAKERS[kind]()
-            path = tmp_path_factory.mktemp("report") / "report.html"
-            report.write(stats, path, test=test, title="A report", command="cofire demo", seed=7, notes="Notes & <i>more</i>")
-            done[kind] = path, json.loads(path.with_suffix(".json").read_text("utf8")), stats
-        return done[kind]
-
-    return make
+    return reports(tmp_path_factory, given)
 
 
 # ---------------------------------------------------------------- the numbers
@@ -141,7 +136,8 @@ def test_page_and_twin_hold_the_same_numbers(made, kind):
 
 
 def test_the_numbers_are_those_of_the_measures(made):
-    _, numbers, stats = made("digits")
+    _, numbers, given = made("digits")
+    stats = given["stats"]
     columns = {name: np.array(entry["values"], dtype=float) for name, entry in numbers["columns"].items()}
     for index, layer in enumerate(stats.values()):
         first = numbers["layers"][index]["first"]
@@ -159,7 +155,8 @@ def test_the_numbers_are_those_of_the_measures(made):
 
 
 def test_the_maps_are_means(made):
-    _, numbers, stats = made("convolutional")
+    _, numbers, given = made("convolutional")
+    stats = given["stats"]
     for index, layer in enumerate(stats.values()):
         if layer.maps is None:
             assert f"maps/{index}" not in numbers["columns"]
@@ -169,7 +166,8 @@ def test_the_maps_are_means(made):
 
 
 def test_the_reproduction_block_is_complete(made):
-    _, numbers, stats = made("digits")
+    _, numbers, given = made("digits")
+    stats = given["stats"]
     block = numbers["reproduction"]
     assert block["command"] == "cofire demo"
     assert block["seed"] == 7
@@ -368,63 +366,6 @@ def test_test_statistics_of_other_layers_are_refused(tmp_path):
 
 # ---------------------------------------------------------------- in a browser
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-QUIET = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A Chromium of this system."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this system; install one, or name it with CHROMIUM=/path/to/it")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox", *QUIET])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def opened(browser, made):
-    """Opens a report with the network cut; at the end nothing may have been asked for, logged or thrown."""
-    pages = []
-
-    def open_it(kind: str, width: int = 1280, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True)
-        page = context.new_page()
-        heard: list[str] = []
-        page.on("console", lambda message: heard.append(f"console {message.type}: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-
-        def cut(route):
-            if route.request.url.startswith("file:"):
-                route.continue_()
-            else:
-                heard.append(f"request: {route.request.url}")
-                route.abort()
-
-        page.route("**/*", cut)
-        page.goto(made(kind)[0].as_uri())
-        page.wait_for_selector("html[data-ready=yes]", timeout=30_000)
-        pages.append((context, heard))
-        return page
-
-    yield open_it
-    for context, heard in pages:
-        context.close()
-        assert heard == []
-
-
 DRAWN = """section => {
   const shapes = [...section.querySelectorAll("svg :is(path, rect, line, circle):not(.hit)")].filter(node => {
     const box = node.getBoundingClientRect();
@@ -457,6 +398,8 @@ def test_every_section_shows_something(opened, kind):
             assert found["why"][0].startswith("There is nothing to compare with")
         elif name == "ablation":
             assert found["why"][0].startswith("There is no ablation here")
+        elif name in ("boost", "trust"):
+            assert found["why"][0].startswith(f"There is no {name} here")
         elif name == "graph" and kind == "sketch":
             assert "co-firing counts were not recorded" in found["why"][0]
         else:

@@ -1,25 +1,18 @@
 """Ablation curves in a report: what a browser draws, tells and lets one choose, against the numbers of the JSON twin."""
 
-import json
-import os
 import re
-import shutil
 
 import pytest
 import torch
 
 import cofire
-from cofire import report
+from browsing import into_view, reports, settle, tip
 from cofire.curves import Curve
 from cofire.report.page import bundle
 from cofire.stats import FiringStats
 
 torch.set_num_threads(1)  # threads that compete with other processes for a core are slower by far
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-QUIET = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
 HOSTILE = "<b>layer</b> & 'quotes'"
 WORDS = {"ascending": "low values first", "descending": "high values first"}
 
@@ -81,61 +74,11 @@ MAKERS = {"digits": digits, "odd": odd, "many": many, "none": lambda: (plain(), 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Writes a report of one kind, once; gives its path and its JSON twin."""
-    done = {}
+    def given(kind: str):
+        stats, curves = MAKERS[kind]()
+        return {"stats": stats, "curves": curves, "title": "A report"}
 
-    def make(kind: str):
-        if kind not in done:
-            stats, curves = MAKERS[kind]()
-            path = report.write(stats, tmp_path_factory.mktemp("ablation") / "report.html", title="A report", curves=curves)
-            done[kind] = path, json.loads(path.with_suffix(".json").read_text("utf8"))
-        return done[kind]
-
-    return make
-
-
-@pytest.fixture(scope="module")  # there can be only one at a time in a process
-def browser():
-    """A Chromium of this system."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this system; install one, or name it with CHROMIUM=/path/to/it")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox", *QUIET])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def opened(browser, made):
-    """Opens a report with the network cut; at the end nothing may have been asked for, logged or thrown."""
-    pages = []
-
-    def open_it(kind: str, width: int = 1280, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page = context.new_page()
-        heard: list[str] = []
-        page.on("console", lambda message: heard.append(f"console {message.type}: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-
-        def cut(route):
-            if route.request.url.startswith("file:"):
-                route.continue_()
-            else:
-                heard.append(f"request: {route.request.url}")
-                route.abort()
-
-        page.route("**/*", cut)
-        page.goto(made(kind)[0].as_uri())
-        page.wait_for_selector("html[data-ready=yes]", timeout=30_000)
-        pages.append((context, heard))
-        return page
-
-    yield open_it
-    for context, heard in pages:
-        context.close()
-        assert heard == []
+    return reports(tmp_path_factory, given)
 
 
 # ---------------------------------------------------------------- what a test knows of a drawing
@@ -153,16 +96,11 @@ def named(numbers: dict, curve: dict) -> str:
     return label if curve["order"] == "random" else f"{label}, {WORDS[curve['order']]}"
 
 
-def settle(page) -> None:
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
 def drawing(page):
     """The picture and its box in the window, in view."""
     settle(page)
     picture = page.locator("#ablation svg[role=img]")
-    picture.evaluate("node => node.scrollIntoView({ block: 'center', behavior: 'instant' })")
-    settle(page)
+    into_view(page, picture)
     return picture, picture.bounding_box()
 
 
@@ -190,14 +128,6 @@ def select(page, label: str, value: str) -> None:
     page.locator("#ablation").get_by_label(label, exact=True).select_option(value)
 
 
-def tip(page) -> dict[str, str]:
-    pairs = page.locator("#tip .pair").evaluate_all(
-        "all => all.map(node => [node.querySelector('span').textContent, node.querySelector('b').dataset.value])"
-    )
-    assert len(dict(pairs)) == len(pairs)
-    return dict(pairs) if page.locator("#tip").is_visible() else {}
-
-
 def rows(page) -> list[tuple[str, list]]:
     """The table: of each row its name and its numbers."""
     return [
@@ -214,7 +144,7 @@ def rows(page) -> list[tuple[str, list]]:
 
 def test_the_page_carries_the_section():
     script = bundle("main.js")
-    assert re.search(r"table, ablation, carry", script)
+    assert re.search(r"table, ablation, boost, trust, carry", script)
     for name in ("ablation", "ablationdata", "ablationdrawing"):
         assert f'modules["sections/{name}.js"]' in script
 

@@ -1,9 +1,7 @@
 """The co-firing graph in a report: what a browser draws, tells and lets one do, against the numbers of the JSON twin."""
 
-import json
 import os
 import re
-import shutil
 from bisect import bisect_right
 from pathlib import Path
 
@@ -12,16 +10,12 @@ import pytest
 import torch
 
 import cofire
-from cofire import report
+from browsing import reports, settle
 from cofire.report.page import bundle
 from cofire.stats import FiringStats
 
 torch.set_num_threads(1)  # threads that compete with other processes for a core are slower by far
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-QUIET = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
 AIR = 30  # pixels that the drawing leaves free around the vertices
 
 
@@ -80,60 +74,7 @@ MAKERS = {
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Writes a report of one kind, once; gives its path and its JSON twin."""
-    done = {}
-
-    def make(kind: str):
-        if kind not in done:
-            path = report.write(MAKERS[kind](), tmp_path_factory.mktemp("graph") / "report.html", title="A report")
-            done[kind] = path, json.loads(path.with_suffix(".json").read_text("utf8"))
-        return done[kind]
-
-    return make
-
-
-@pytest.fixture(scope="module")  # there can be only one at a time in a process
-def browser():
-    """A Chromium of this system."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this system; install one, or name it with CHROMIUM=/path/to/it")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox", *QUIET])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def opened(browser, made):
-    """Opens a report with the network cut; at the end nothing may have been asked for, logged or thrown."""
-    pages = []
-
-    def open_it(kind: str, width: int = 1280, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page = context.new_page()
-        heard: list[str] = []
-        page.on("console", lambda message: heard.append(f"console {message.type}: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-
-        def cut(route):
-            if route.request.url.startswith("file:"):
-                route.continue_()
-            else:
-                heard.append(f"request: {route.request.url}")
-                route.abort()
-
-        page.route("**/*", cut)
-        page.goto(made(kind)[0].as_uri())
-        page.wait_for_selector("html[data-ready=yes]", timeout=30_000)
-        pages.append((context, heard))
-        return page
-
-    yield open_it
-    for context, heard in pages:
-        context.close()
-        assert heard == []
+    return reports(tmp_path_factory, lambda kind: {"stats": MAKERS[kind](), "title": "A report"})
 
 
 # ---------------------------------------------------------------- what a test knows of a drawing
@@ -174,10 +115,6 @@ def drawing(page):
     page.locator("#graph .graph-frame").scroll_into_view_if_needed()
     settle(page)
     return canvas, canvas.bounding_box()
-
-
-def settle(page) -> None:
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def pixels(page) -> str:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from cofire.errors import InputError
-from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval
+from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval, reliability
 
 
 def drawn(seed: int, samples: int = 200, classes: int = 4):
@@ -77,13 +77,16 @@ def test_accuracy_and_log_loss_are_scikit_learns(seed):
 def test_calibration_error_is_that_of_plain_loops(seed):
     logits, labels = drawn(seed)
     p = logits.double().softmax(1)
-    total = 0.0
+    total, bins = 0.0, reliability(logits, labels).T.tolist()
     for b in range(15):
         inside = [i for i in range(200) if b / 15 <= float(p[i].max()) < (b + 1) / 15 or (b == 14 and float(p[i].max()) == 1)]
-        if inside:
+        if not inside:
+            assert bins[b] == [0.0, 0.0, 0.0]
+        else:
             right = sum(int(p[i].argmax()) == int(labels[i]) for i in inside) / len(inside)
             sure = sum(float(p[i].max()) for i in inside) / len(inside)
             total += len(inside) / 200 * abs(right - sure)
+            assert bins[b] == pytest.approx([len(inside), sure, right])
     assert calibration_error(logits, labels) == pytest.approx(total)
 
 

@@ -231,6 +231,17 @@ def test_padded_steps_of_a_packed_sequence_do_not_count():
     assert torch.allclose(seen(model, x, 2)["lstm"], torch.stack([output[0].mean(0), output[1, 0]]), atol=1e-6)
 
 
+def test_a_copy_of_a_watched_model_is_not_watched():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    found = []
+    with Taps(net) as taps:
+        for _ in range(2):
+            taps.forward(torch.randn(5, 4), 5, lambda info, units, maps: found.append(len(units)))
+        copy.deepcopy(net)(torch.randn(7, 4))
+        taps.forward(torch.randn(5, 4), 5, lambda info, units, maps: found.append(len(units)))
+    assert found == [5, 5, 5]
+
+
 def test_gates_are_left_out_and_a_silu_by_hand_is_one():
     found = cofire.layers(SqueezeExcite(), torch.randn(4, 3, 9, 9))
     assert [(layer.name, layer.kind) for layer in found] == [("silu", "silu"), ("relu", "relu")]

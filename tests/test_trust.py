@@ -660,7 +660,7 @@ def test_the_command_line_says_shows_and_saves(net, stats, tmp_path, monkeypatch
     save_weights(net, "w.safetensors")
     stats.save("train.stats")
     words = ["trust", "fcnn:64-48-32-10", "--weights", "w.safetensors", "--stats", "train.stats", "--doubtful", "2"]
-    done = CliRunner().invoke(app, [*words, "--save", "t.safetensors", "--output", "scores.json"], catch_exceptions=False)
+    done = CliRunner().invoke(app, [*words, "--out", "t.safetensors", "--table", "scores.json"], catch_exceptions=False)
     assert done.exit_code == 0
     assert HEAD in done.output
     assert "The maximum softmax probability (MSP) ranks" in done.output

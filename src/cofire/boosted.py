@@ -124,7 +124,7 @@ class Boosted(nn.Module):
         model: The model, which is not copied.
         head: What becomes of its scores and hidden units.
         plan: How the hidden units are found: the layers' arrangement, thresholds, pooling and the form of the output.
-        record: What :func:`cofire.boost` found: rows of the table and of the classes, and words.
+        record: What :func:`cofire.boost` found: rows of the table, of the classes and of the reliability, and words.
     """
 
     def __init__(self, model: nn.Module, head: Rereading | PaperHead, plan: dict[str, Any], record: dict[str, Any]):
@@ -193,6 +193,12 @@ class Boosted(nn.Module):
         import pandas
 
         return pandas.DataFrame(self.record["classes"])
+
+    def reliability(self) -> "pandas.DataFrame":
+        """How sure the predictions are, and how often right: a row per bin of the largest probability, without and with."""
+        import pandas
+
+        return pandas.DataFrame(self.record["reliability"])
 
     def __repr__(self) -> str:
         head = self.head

@@ -13,7 +13,7 @@ from cofire.batches import fingerprints
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_heads, probes, trained_on
 from cofire.errors import CofireWarning, InputError
-from cofire.gains import class_rows, is_gain, rows_of, words_of
+from cofire.gains import class_rows, is_gain, reliability_rows, rows_of, words_of
 from cofire.hidden import blocks_of, rows
 from cofire.readings import Reader, Reading
 from cofire.residuals import Sums, corrections
@@ -116,9 +116,11 @@ def boost(
         head = paper  # type: ignore[assignment]
     elif decision == "auto":
         head = Rereading.of(stacks["auto"], fitting.blocks, fitting.weights[stacks["auto"].place])
+    split = table[-1]["split"]
     record = {
         "method": method, "decision": decision, "rows": table,
-        "classes": class_rows(scores["model"], scores[decision], label, stats.class_names, table[-1]["split"]),
+        "classes": class_rows(scores["model"], scores[decision], label, stats.class_names, split),
+        "reliability": reliability_rows(scores["model"], scores[decision], label, split),
         "words": words_of(table, decision, fitting.notes),
     }  # fmt: skip
     return Boosted(model, head.requires_grad_(False).to(reader.device), plan, record)

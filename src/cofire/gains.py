@@ -1,14 +1,15 @@
 """What a boost gained, beside its controls: rows of a table, and the words that follow from them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval
+from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval, reliability
 
-__all__ = ["class_rows", "is_gain", "rows_of", "words_of"]
+__all__ = ["class_rows", "is_gain", "reliability_rows", "rows_of", "words_of"]
 
 
 def rows_of(
@@ -64,6 +65,31 @@ def class_rows(base: Tensor, boosted: Tensor, labels: Tensor, names: list[str], 
             "change": then - first,
         })  # fmt: skip
     return rows
+
+
+def reliability_rows(base: Tensor, boosted: Tensor, labels: Tensor, split: str) -> list[dict[str, Any]]:
+    """How sure and how often right the predictions are without and with the boost, a row per bin that has samples.
+
+    The bins are those of :func:`cofire.scoring.calibration_error`; ``low`` and ``high`` are Wilson's 95 % interval of the
+    accuracy.
+    """
+    rows = []
+    for method, scores in (("model", base), ("boosted", boosted)):
+        for samples, confidence, right in reliability(scores, labels).T.tolist():
+            if samples:
+                low, high = _wilson(right, samples)
+                rows.append({
+                    "method": method, "split": split, "samples": int(samples), "confidence": confidence, "accuracy": right,
+                    "low": low, "high": high,
+                })  # fmt: skip
+    return rows
+
+
+def _wilson(share: float, samples: float, far: float = 1.96) -> tuple[float, float]:
+    middle = share + far**2 / (2 * samples)
+    width = far * math.sqrt(share * (1 - share) / samples + (far / (2 * samples)) ** 2)
+    whole = 1 + far**2 / samples
+    return max(0.0, (middle - width) / whole), min(1.0, (middle + width) / whole)
 
 
 def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cofire.errors import InputError
 
-__all__ = ["accuracy", "calibration_error", "correct", "log_loss", "losses", "mcnemar", "paired_interval"]
+__all__ = ["accuracy", "calibration_error", "correct", "log_loss", "losses", "mcnemar", "paired_interval", "reliability"]
 
 _RESAMPLES = 2000
 _CHUNK = 2**22
@@ -54,11 +54,37 @@ def calibration_error(logits: Float[Tensor, "samples classes"], labels: Int[Tens
     >>> calibration_error(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
     0.0
     """
+    samples, confidence, right = reliability(logits, labels, bins)
+    return float((samples * (right - confidence)).abs().sum() / samples.sum())
+
+
+def reliability(
+    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], bins: int = 15
+) -> Float[Tensor, "3 bins"]:
+    """How sure the scores are and how often they are right, in bins of equal width of the largest probability.
+
+    Source:
+        Guo et al. 2017, "On calibration of modern neural networks", equations 1 and 2.
+
+    Args:
+        logits: Class scores.
+        labels: True classes.
+        bins: Number of bins between 0 and 1.
+
+    Returns:
+        By bin the number of samples, the mean of their largest probability, and the share of them that is right; zeros for
+        a bin without samples.
+
+    >>> reliability(torch.zeros(4, 2), torch.tensor([0, 1, 0, 0]), bins=2).tolist()
+    [[0.0, 4.0], [0.0, 0.5], [0.0, 0.75]]
+    """
     right = correct(logits, labels).double()
     confidence = logits.double().softmax(1).amax(1)
     place = (confidence * bins).long().clamp(max=bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, place, right - confidence)
-    return float(gap.abs().sum() / len(labels))
+    sums = torch.zeros(3, bins, dtype=torch.float64, device=logits.device)
+    sums.index_add_(1, place, torch.stack([torch.ones_like(right), confidence, right]))
+    sums[1:] /= sums[0].clamp(min=1)
+    return sums
 
 
 def mcnemar(mine: Bool[Tensor, " samples"], theirs: Bool[Tensor, " samples"]) -> float:

@@ -92,7 +92,8 @@ class Watch(TorchFunctionMode):
 
     def _hook(self, module: nn.Module, path: str, kind: str | None) -> None:
         def enter(_module, _inputs):
-            self._stack.append((path, module, kind is not None and kind != "module"))
+            if self.inside:  # a copy of the model has copies of these hooks, and may run at any time
+                self._stack.append((path, module, kind is not None and kind != "module"))
 
         def leave(_module, inputs, output):
             entry = self._stack.pop() if self._stack else None

@@ -15,12 +15,13 @@ from cofire.cli.options import (
     Limit,
     Model,
     Normalize,
+    Report,
     Root,
     Seed,
     Size,
-    Table,
     Weights,
     app,
+    command,
     normal,
 )
 from cofire.sources import DataSource, ModelSource
@@ -35,7 +36,7 @@ _COLUMNS = {
 
 @app.command(
     epilog="Example: cofire boost zoo:001-mnist --weights mnist.safetensors --data mnist --data-root data "
-    "-o boosted.safetensors. Loaded again in Python with cofire.load_boosted(model, path)."
+    "-o boosted.safetensors --report boost.html. Loaded again in Python with cofire.load_boosted(model, path)."
 )
 def boost(
     model: Model, weights: Weights = None,
@@ -48,9 +49,11 @@ def boost(
     held: Annotated[float, typer.Option(help="Share of the test data that chooses; the rest measures.")] = 0.5,
     controls: Annotated[bool, typer.Option(help="Fit the controls too; they take longer than the boost.")] = True,
     rate: Annotated[float, typer.Option(help="Learning rate of the control that trains on: a tenth of the model's.")] = 1e-4,
-    table: Table = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
+    table: Annotated[Path | None, typer.Option(help="Write the table of gains: .csv, .json or .parquet.")] = None,
+    report: Report = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Read a frozen model's hidden layers again, and say what that gains and where the gain comes from."""
+    from cofire import report as page
     from cofire.boosting import boost as room
     from cofire.errors import InputError
     from cofire.export import write_frame
@@ -67,9 +70,7 @@ def boost(
         net = net.to(device)
     batches = images.batches(256, normalize=norm)
     loaded = load(stats) if stats is not None else reader(net, batches)
-    boosted = room(
-        net, batches, loaded, validation, method, layers=last, test=test, controls=controls, rate=rate, seed=seed
-    )  # fmt: skip
+    boosted = room(net, batches, loaded, validation, method, layers=last, test=test, controls=controls, rate=rate, seed=seed)
     frame = boosted.summary()
     shown = frame.loc[frame["split"] == "test", list(_COLUMNS)]
     typer.echo(shown.to_string(index=False, formatters={k: v.format for k, v in _COLUMNS.items() if v}))
@@ -82,3 +83,6 @@ def boost(
     if out is not None:
         boosted.save(out)
         typer.echo(f"boost written to {out}")
+    if report is not None:
+        page.write(loaded, report, title=f"Boost of {model}", command=command(), seed=seed, boost=boosted)
+        typer.echo(f"report written to {report}")

@@ -26,6 +26,7 @@ __all__ = [
     "Page",
     "Pool",
     "Reference",
+    "Report",
     "Root",
     "Seed",
     "ShuffleLabels",
@@ -79,6 +80,7 @@ Threshold = Annotated[float | None, typer.Option(help="A unit fires above it; el
 Reference = Annotated[Path | None, typer.Option(help="Statistics whose histogram edges to use, so that both add exactly.")]
 Table = Annotated[Path | None, typer.Option(help="Write the table of units: .csv, .json or .parquet.")]
 Page = Annotated[Path, typer.Option("--out", "-o", help="HTML file to write; its numbers go beside it as JSON.")]
+Report = Annotated[Path | None, typer.Option("--report", help="Write a report to this HTML file; its numbers go beside it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default where the model is.")]
 Statistics = Annotated[Path, typer.Argument(help="Statistics file, made by `cofire record`.")]
 

@@ -15,11 +15,13 @@ from cofire.cli.options import (
     Limit,
     Model,
     Normalize,
+    Report,
     Root,
     Seed,
     Size,
     Weights,
     app,
+    command,
     normal,
 )
 from cofire.sources import DataSource, ModelSource
@@ -32,10 +34,11 @@ _SHOWN = ["score", "auroc", "low", "high", "gain", "gain_low", "gain_high", "aup
 
 @app.command(
     epilog="Example: cofire trust zoo:001-mnist --weights mnist.safetensors --stats train.stats --data mnist --data-root data "
-    "--save trust.safetensors --output scores.csv. Loaded again in Python with cofire.load_trust(path, model, stats)."
+    "-o trust.safetensors --report trust.html. Loaded again in Python with cofire.load_trust(path, model, stats)."
 )
 def trust(
     model: Model, weights: Weights = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Safetensors file for the fitted trust.")] = None,
     stats: Annotated[Path | None, typer.Option(help="Statistics of the model; else its training data is recorded.")] = None,
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, classes: Classes = None,
@@ -43,11 +46,11 @@ def trust(
     layers: Annotated[list[str] | None, typer.Option("--layers", help="Name of a layer; may be repeated.")] = None,
     at: Annotated[str, typer.Option(help="A unit fires above its threshold, or above its own mean.")] = "threshold",
     doubtful: Annotated[int, typer.Option(help="Explain this many of the most doubtful predictions.")] = 5,
-    save: Annotated[Path | None, typer.Option(help="Keep the fitted trust in this safetensors file.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the table of scores: .csv, .json or .parquet.")] = None,
-    seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
+    table: Annotated[Path | None, typer.Option(help="Write the table of scores: .csv, .json or .parquet.")] = None,
+    report: Report = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Say whether wrong predictions can be told from right ones, by the softmax or by the firing of hidden units."""
+    from cofire import report as page
     from cofire.export import write_frame
     from cofire.familiarities import familiarity
     from cofire.recording import record as reader
@@ -62,24 +65,26 @@ def trust(
     batches, unseen = images.batches(256, normalize=norm), held.batches(256, normalize=norm)
     loaded = load(stats) if stats is not None else reader(net, batches)
     found = room(net, batches, loaded, validation=unseen, layers=layers, at=at, seed=seed)
-    table = found.frame()
-    typer.echo(table[_SHOWN].round(4).to_string(index=False))
+    frame = found.frame()
+    typer.echo(frame[_SHOWN].round(4).to_string(index=False))
     typer.echo(f"\n{found}\n\nError rate when only the most trusted predictions are given:")
     curve = found.risk_coverage()
     for coverage in _COVERAGES:
         row = curve.iloc[max(round(coverage * len(curve)) - 1, 0)]
         typer.echo(f"  {coverage:4.0%} given: {row.risk:.2%} (MSP {row.msp:.2%}, at best {row.perfect:.2%})")
-    if doubtful > 0:
-        worst = found.final.sort(stable=True).indices[:doubtful]
-        shown = held.subset(worst)
-        seen = familiarity(loaded, net, shown.batches(256, normalize=norm), layers=layers, at=at, device=device)
+    seen = familiarity(loaded, net, unseen, layers=layers, at=at, device=device)
+    if doubtful:
         typer.echo("\nThe most doubtful predictions:")
-        for place, sample in enumerate(worst.tolist()):
-            said = str(seen.explain(place)).removeprefix(f"Sample {place} ")
-            typer.echo(f"  {validation} {sample}, labelled {held.classes[int(shown.labels[place])]!r}, {said}")
-    if save is not None:
-        found.save(save)
-        typer.echo(f"trust in {save}")
-    if output is not None:
-        write_frame(table, output, "a table of scores")
-        typer.echo(f"scores written to {output}")
+    for sample in found.final.sort(stable=True).indices[:doubtful].tolist():
+        said = str(seen.explain(sample)).removeprefix(f"Sample {sample} ")
+        typer.echo(f"  {validation} {sample}, labelled {held.classes[int(held.labels[sample])]!r}, {said}")
+    if table is not None:
+        write_frame(frame, table, "a table of scores")
+        typer.echo(f"table written to {table}")
+    if out is not None:
+        found.save(out)
+        typer.echo(f"trust written to {out}")
+    if report is not None:
+        title = f"Trust in {model}"
+        page.write(loaded, report, title=title, command=command(), seed=seed, trust=found, familiar=(seen, held))
+        typer.echo(f"report written to {report}")

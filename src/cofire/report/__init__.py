@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cofire.boosted import Boosted
 from cofire.curves import Curve
 from cofire.errors import InputError
+from cofire.familiarities import Familiarity
 from cofire.files import atomic
+from cofire.images import Images
 from cofire.report.contents import Payload, payload, twin
 from cofire.report.page import assembled
+from cofire.selective import Trust
 from cofire.stats import FiringStats
 
 __all__ = ["Payload", "payload", "twin", "write"]
@@ -26,6 +30,9 @@ def write(
     seed: int | None = None,
     notes: str | None = None,
     curves: Sequence[Curve] = (),
+    boost: Boosted | None = None,
+    trust: Trust | None = None,
+    familiar: tuple[Familiarity, Images] | None = None,
 ) -> Path:
     """Write a report on statistics: an HTML file that a browser opens without a network, and a JSON file of its numbers.
 
@@ -40,12 +47,16 @@ def write(
         seed: The seed, likewise.
         notes: A paragraph to show below the title.
         curves: Ablation curves to draw, as :func:`cofire.ablate` gives them.
+        boost: What :func:`cofire.boost` gave: its gains beside the controls, and its calibration.
+        trust: What :func:`cofire.trust` gave: its scores, risk and coverage.
+        familiar: What :func:`cofire.familiarity` gave, and the pictures that it is of: the least familiar are shown.
 
     Returns:
         The path of the HTML file.
 
     Raises:
-        InputError: A path that ends in `.json`, or test statistics of another model, other layers or classes.
+        InputError: A path that ends in `.json`, test statistics of another model, other layers or classes, or
+            pictures that are not those of the familiarity.
         FileError: The place cannot be written.
 
     >>> import cofire, tempfile, torch
@@ -61,7 +72,10 @@ def write(
         raise InputError(
             "path names the HTML file", f"found {str(path)!r}, which is where the numbers go", "Let it end in .html."
         )
-    shown = payload(stats, test, title=title, command=command, seed=seed, notes=notes, created=datetime.now(UTC), curves=curves)
+    shown = payload(
+        stats, test, title=title, command=command, seed=seed, notes=notes, created=datetime.now(UTC), curves=curves,
+        boost=boost, trust=trust, familiar=familiar,
+    )  # fmt: skip
     html = assembled(shown, numbers.name)
     with atomic(numbers) as temporary:
         temporary.write_text(

@@ -11,19 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from cofire.boosted import Boosted
 from cofire.comparison import carry_over, check_pair
 from cofire.curves import Curve
+from cofire.familiarities import Familiarity
 from cofire.findings import findings
 from cofire.firing import always_on_units, live_units
+from cofire.images import Images
 from cofire.information import softmax_entropy
 from cofire.measures import MEASURES, summary
 from cofire.report.ablations import ablation_contents
+from cofire.report.boosts import boost_contents
 from cofire.report.choosing import Chosen, choose, fewer_bins
 from cofire.report.columns import Column, column, plain
 from cofire.report.derived import derived
 from cofire.report.glossary import glossary
 from cofire.report.graphs import graph_contents
 from cofire.report.profiles import class_columns, histogram_columns, map_columns, measure_columns, unit_columns
+from cofire.report.trusts import trust_contents, unusual_contents
+from cofire.selective import Trust
 from cofire.stats import FiringStats
 from cofire.verdicts import curve_findings
 from cofire.version import __version__
@@ -52,6 +58,7 @@ class Payload:
 def payload(
     stats: FiringStats, test: FiringStats | None = None, *, title: str | None = None, command: str | None = None,
     seed: int | None = None, notes: str | None = None, created: datetime | None = None, curves: Sequence[Curve] = (),
+    boost: Boosted | None = None, trust: Trust | None = None, familiar: tuple[Familiarity, Images] | None = None,
 ) -> Payload:  # fmt: skip
     """What a report on these statistics shows; everything is computed here, the page only draws.
 
@@ -64,6 +71,9 @@ def payload(
         notes: A paragraph to show at the top.
         created: When.
         curves: Ablation curves.
+        boost: A boost of the model.
+        trust: A trust in its predictions.
+        familiar: How familiar some pictures are, and the pictures.
     """
     stats = stats.to("cpu")
     if test is not None:
@@ -77,9 +87,10 @@ def payload(
     graphs, graph_columns, words = graph_contents(stats)
     if words:
         left_out["graph"] = words
+    unusual, pictures = unusual_contents(*familiar) if familiar is not None else (None, {})
     columns = {
         **unit_columns(stats, chosen), **measure_columns(stats), **class_columns(stats, chosen),
-        **histogram_columns(stats, chosen), **maps, **_entropies(stats), **graph_columns,
+        **histogram_columns(stats, chosen), **maps, **_entropies(stats), **graph_columns, **pictures,
     }  # fmt: skip
     if test is not None:
         names = {f"test/{row.name}" for row in MEASURES if row.per_unit}
@@ -95,6 +106,9 @@ def payload(
         "summary": [_rounded(row) for row in summary(stats).to_dict("records")],
         "classes": _classes(stats, test),
         "graphs": graphs, "ablation": ablation_contents(curves),
+        "boost": boost_contents(boost) if boost is not None else None,
+        "trust": trust_contents(trust) if trust is not None else None,
+        "unusual": unusual,
         "carry": [_rounded(row) for row in carry_over(stats, test)] if test is not None else None,
         "test_samples": test.samples if test is not None else None,
         "left_out": left_out,

@@ -51,6 +51,25 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "order of a measure, low or high values first, or at random. Area is the mean accuracy over all shares removed; "
         "removable counts the units that go before accuracy first falls by more than one point.",
     ),
+    "boost": (
+        "share, or nats",
+        "The model with its hidden layers read again, beside its controls, on the same samples. Gain is the accuracy less the "
+        "model's, loss_gain the model's log-loss less the method's, boost_minus the boost's accuracy less the method's; low "
+        "and high are ends of 95 % intervals. Reliability: of each bin of the largest probability, its mean (confidence) and "
+        "the share that is right (accuracy).",
+    ),
+    "trust": (
+        "share, or log-odds",
+        "How well scores tell wrong predictions from right ones, on validation data. Coverage is the share of predictions that "
+        "are given, the most trusted first; risk the share of these that is wrong; bound what the risk for new samples of the "
+        "same kind does not exceed, with 95 % confidence for all coverages at once.",
+    ),
+    "unusual": (
+        "share of the brightest",
+        "Pictures of the least familiar predictions. Familiarity is the mean over layers of the standardised log-likelihood of "
+        "the firing pattern for the class that it suits best; suits names that class for each layer, disagree the layers "
+        "where it is not the predicted one.",
+    ),
     "test": ("as the measure", "The per-unit values on the test data."),
 }
 """Unit and words of every column that is not itself a measure, by the part of its name before the slash or after it."""

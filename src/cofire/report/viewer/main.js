@@ -12,10 +12,14 @@ import * as units from "./sections/units.js";
 import * as maps from "./sections/maps.js";
 import * as table from "./sections/table.js";
 import * as ablation from "./sections/ablation.js";
+import * as boost from "./sections/boost.js";
+import * as trust from "./sections/trust.js";
 import * as carry from "./sections/carry.js";
 import * as reproduction from "./sections/reproduction.js";
 
-const SECTIONS = { overview, measures, firing, softmax, graph, units, maps, table, ablation, carry, reproduction };
+const SECTIONS = {
+  overview, measures, firing, softmax, graph, units, maps, table, ablation, boost, trust, carry, reproduction,
+};
 
 function heading(meta) {
   const { model, data } = meta.reproduction;

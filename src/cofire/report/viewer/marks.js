@@ -1,7 +1,7 @@
 // Axes and bars that several sections share.
 
-import { fitted, s, textWidth, tipped } from "./dom.js";
-import { exact, linear, tickText, ticks } from "./numbers.js";
+import { fitted, picture, s, textWidth, tipped } from "./dom.js";
+import { exact, extent, linear, tickText, ticks } from "./numbers.js";
 
 /** A value axis at the left: faint lines across, numbers beside them, and what they count above. */
 export function leftAxis(root, scale, [low, high], { left, right, top, title, wanted = 4 }) {
@@ -106,4 +106,37 @@ export function classBars(root, width, names, panels, { row, marked = -1, counts
     });
   });
   return bottom + 34;
+}
+
+/** Two shares of each class as a filled dot and a ring, joined. A row: { name, first, second, lines }, of which either share may be null. */
+export function pairs(place, label, rows, title) {
+  const domain = extent(
+    rows.flatMap(({ first, second }) => [first, second]),
+    { air: 0.05, least: 0, most: 1 },
+  );
+  domain[1] = Math.min(1, domain[1]);
+  const row = 22;
+  picture(place, label, rows.length * row + 52, (root, width, height) => {
+    const widest = Math.max(...rows.map(({ name }) => textWidth(name, 12)));
+    const left = Math.min(widest + 14, width * 0.35);
+    const x = linear(domain[0], domain[1], left + 6, width - 20);
+    bottomAxis(root, x, domain, {
+      y: height - 46,
+      wanted: Math.floor(width / 90),
+      lines: [0, height - 46],
+      title,
+      x: (left + width) / 2,
+    });
+    rows.forEach(({ name, first, second, lines }, i) => {
+      const y = i * row + row / 2;
+      const group = s("g", { class: "bar" });
+      group.append(s("text", { x: left - 8, y: y + 4, class: "tick end" }, fitted(name, left - 12)));
+      if (first !== null && second !== null)
+        group.append(s("line", { x1: x(first), x2: x(second), y1: y, y2: y, class: "link" }));
+      if (first !== null) group.append(s("circle", { cx: x(first), cy: y, r: 4.5, class: "fill-second" }));
+      if (second !== null) group.append(s("circle", { cx: x(second), cy: y, r: 4.5, class: "ring" }));
+      group.append(s("rect", { x: 0, y: y - row / 2, width, height: row, class: "hit" }));
+      root.append(tipped(group, lines));
+    });
+  });
 }

@@ -32,6 +32,13 @@ export function percent(value, digits = 1) {
   return value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`;
 }
 
+/** A difference of shares in points, with its sign. */
+export function points(value, digits = 2) {
+  if (value === null || value === undefined) return "–";
+  const text = (100 * Math.abs(value)).toFixed(digits);
+  return `${Number(text) === 0 ? "±" : value < 0 ? "−" : "+"}${text}`;
+}
+
 /** Round steps that cover a range: about `wanted` of them. */
 export function ticks(low, high, wanted = 5) {
   if (!(high > low)) return [low];

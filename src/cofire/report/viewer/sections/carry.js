@@ -1,21 +1,8 @@
 // How far what was measured carries over to test data.
 
 import { bytes, ink } from "../colours.js";
-import {
-  choice,
-  figure,
-  h,
-  hideTip,
-  picture,
-  responsive,
-  s,
-  sharp,
-  showTip,
-  tipped,
-  fitted,
-  textWidth,
-} from "../dom.js";
-import { bottomAxis } from "../marks.js";
+import { choice, figure, h, hideTip, responsive, sharp, showTip, tipped, textWidth } from "../dom.js";
+import { pairs } from "../marks.js";
 import { count, exact, extent, linear, number, percent, tickText, ticks } from "../numbers.js";
 
 export const title = "Train against test";
@@ -38,41 +25,21 @@ function accuracies(container, data) {
   const drawing = h("div", { class: "drawing" });
   const words = `Recorded samples (filled) and test samples (ring), share of the class that is classified correctly.${cut ? ` The ${most} classes with the largest gap of ${count(names.length)}.` : ""}`;
   container.append(figure("Accuracy by class", words, drawing));
-  const domain = extent(
-    order.flatMap((c) => [accuracy[c], tested[c]]),
-    { air: 0.05, least: 0, most: 1 },
+  pairs(
+    drawing,
+    "Accuracy by class on both sets",
+    order.map((c) => ({
+      name: names[c],
+      first: accuracy[c],
+      second: tested[c],
+      lines: [
+        `class ${names[c]}`,
+        [`recorded, of ${count(counts[c])}`, exact(accuracy[c])],
+        [`test, of ${count(tests[c])}`, exact(tested[c])],
+      ],
+    })),
+    "share correct",
   );
-  domain[1] = Math.min(1, domain[1]);
-  const row = 22;
-  picture(drawing, "Accuracy by class on both sets", order.length * row + 52, (root, width, height) => {
-    const widest = Math.max(...order.map((c) => textWidth(names[c], 12)));
-    const left = Math.min(widest + 14, width * 0.35);
-    const x = linear(domain[0], domain[1], left + 6, width - 20);
-    bottomAxis(root, x, domain, {
-      y: height - 46,
-      wanted: Math.floor(width / 90),
-      lines: [0, height - 46],
-      title: "share correct",
-      x: (left + width) / 2,
-    });
-    order.forEach((c, i) => {
-      const y = i * row + row / 2;
-      const group = s("g", { class: "bar" });
-      group.append(s("text", { x: left - 8, y: y + 4, class: "tick end" }, fitted(names[c], left - 12)));
-      if (accuracy[c] !== null && tested[c] !== null)
-        group.append(s("line", { x1: x(accuracy[c]), x2: x(tested[c]), y1: y, y2: y, class: "link" }));
-      if (accuracy[c] !== null) group.append(s("circle", { cx: x(accuracy[c]), cy: y, r: 4.5, class: "fill-second" }));
-      if (tested[c] !== null) group.append(s("circle", { cx: x(tested[c]), cy: y, r: 4.5, class: "ring" }));
-      group.append(s("rect", { x: 0, y: y - row / 2, width, height: row, class: "hit" }));
-      root.append(
-        tipped(group, [
-          `class ${names[c]}`,
-          [`recorded, of ${count(counts[c])}`, exact(accuracy[c])],
-          [`test, of ${count(tests[c])}`, exact(tested[c])],
-        ]),
-      );
-    });
-  });
 }
 
 /** A relative change as a signed percentage. */
