@@ -64,6 +64,7 @@ ROOMS = (
         "margins",
         "baselines",
         "trajectories",
+        "runs",
         "rankings",
         "hidden",
         "residuals",
