@@ -122,14 +122,11 @@ def granulated_kendall(
             f"found {len(values)}, {len(targets)} and {len(settings)}",
         )
     found = list(places)
-    averages = np.array(
-        [[np.mean(np.asarray(series, dtype=float)[at]) for at in places.values()] for series in (values, targets)]
-    )
-    x, y = averages
-    known = ~np.isnan(averages).any(0)
+    x, y = (np.array([np.mean([series[i] for i in at]) for at in places.values()]) for series in (values, targets))
+    known = [math.isfinite(a + b) for a, b in zip(x, y, strict=True)]
     lots = np.random.default_rng(seed).multinomial(len(found), np.full(len(found), 1 / len(found)), size=_RESAMPLES)
     counts = np.concatenate([np.ones((1, len(found))), lots])  # the models themselves, then resamples of them
-    axes, notes = [], [] if known.all() else [f"{int((~known).sum())} of {len(known)} settings have no number"]
+    axes, notes = [], [] if all(known) else [f"{known.count(False)} of {len(known)} settings have no number"]
     for axis, name in enumerate(names):
         groups: dict[tuple, list[int]] = {}
         for at, setting in enumerate(found):

@@ -35,10 +35,10 @@ class Runs:
     def frame(self, level: float = 0.95, seed: int = 0) -> "pandas.DataFrame":
         """Correlations with accuracy, averaged over runs, with bootstrap intervals over runs.
 
-        A row for each series, accuracy and statistic (those of :meth:`Trajectory.correlations`). Columns: layer, measure,
-        against, statistic, runs (in which it is known), mean; how much larger its size is than that of each trivial
-        baseline in the same run, as ``beyond_checkpoint_index`` and so on; and with a control the mean there as ``shuffled``. Each has its interval in
-        ``mean_low``, ``mean_high`` and so on.
+        A row for each series, accuracy and statistic (as in :meth:`cofire.Trajectory.correlations`). Columns: layer, measure,
+        against, statistic, runs (in which it is known), mean; how much larger its size is than that of each trivial baseline
+        in the same run, as ``beyond_checkpoint_index`` and so on; and with a control the mean there as ``shuffled``. Each has
+        its interval in ``mean_low``, ``mean_high`` and so on.
 
         Args:
             level: Share of resampled means inside an interval. Three runs have ten different resamples: their interval is
@@ -80,10 +80,8 @@ class Runs:
         best, *_ = partial
         place = best["layer"], best["measure"], "spearman"
         (raw,) = [row for row in rows if (row["layer"], row["measure"], row["statistic"]) == place]
-        text = (
-            f"Over {count} runs and given the checkpoint's number, {best['measure']} of {best['layer']} goes most with {what}: "
-        )
-        text += f"{_ends(best, 'mean')}, the largest of {len(partial)}. "
+        text = f"Over {count} runs and given the checkpoint's number, {best['measure']} of {best['layer']} "
+        text += f"goes most with {what}: {_ends(best, 'mean')}, the largest of {len(partial)}. "
         text += f"Its interval {'leaves out' if best['mean_low'] > 0 or best['mean_high'] < 0 else 'holds'} 0. "
         for name in TRIVIAL:
             beyond = f"beyond_{name}"
