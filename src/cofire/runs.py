@@ -74,14 +74,19 @@ class Runs:
         """
         what, count = against.replace("_", " "), len(self.runs)
         rows = [row for row in self.frame().to_dict("records") if row["against"] == against and row["measure"] not in KNOWN]
-        partial = [row for row in rows if row["statistic"] == "partial_spearman" and row["runs"] == count]
+        partial = [row for row in rows if row["statistic"] == "partial_spearman" and row["runs"] > 1]
         if not partial:
-            return f"Nothing can be said: given the checkpoint's number, no measure relates to {what} in all {count} runs."
+            return f"Nothing can be said: given the checkpoint's number, no measure relates to {what} in two runs or more."
+        known = max(row["runs"] for row in partial)  # fewer where accuracy rises with every checkpoint of a run
+        partial = [row for row in partial if row["runs"] == known]
         best, *_ = partial
         place = best["layer"], best["measure"], "spearman"
         (raw,) = [row for row in rows if (row["layer"], row["measure"], row["statistic"]) == place]
-        text = f"Over {count} runs and given the checkpoint's number, {best['measure']} of {best['layer']} "
-        text += f"goes most with {what}: {_ends(best, 'mean')}, the largest of {len(partial)}. "
+        over = str(count) if known == count else f"{known} of {count}"
+        text = (
+            f"Over {over} runs and given the checkpoint's number, {best['measure']} of {best['layer']} goes most with {what}: "
+        )
+        text += f"{_ends(best, 'mean')}, the largest of {len(partial)}. "
         text += f"Its interval {'leaves out' if best['mean_low'] > 0 or best['mean_high'] < 0 else 'holds'} 0. "
         for name in TRIVIAL:
             beyond = f"beyond_{name}"
@@ -90,8 +95,8 @@ class Runs:
                 text += f"Its Spearman correlation {word} that of {name} ({_ends(raw, beyond)}). "
         if not math.isnan(best.get("shuffled", math.nan)):
             text += f"On shuffled labels it has {_ends(best, 'shuffled')}. "
-        if count < 6:
-            text += f"With {count} runs an interval is hardly more than the smallest and the largest."
+        if known < 6:
+            text += f"With {known} runs an interval is hardly more than the smallest and the largest."
         return text.rstrip()
 
 
