@@ -90,7 +90,7 @@ def granulated_kendall(
         -1 to 1.
 
     Source:
-        Jiang et al. 2020, "Fantastic generalization measures and where to find them", section 4. *Departure:* a group in which
+        Jiang et al. 2020, "Fantastic generalization measures and where to find them". *Departure:* a group in which
         a series is constant is left out and counted; there it would add a 0. Ties as in :func:`kendall`. The interval is ours:
         a percentile bootstrap in which models are drawn, each with its place in a group of every axis. Drawing groups instead
         forgets that axes share models, and its intervals are too narrow.

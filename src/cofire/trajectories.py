@@ -121,7 +121,8 @@ def trajectory(
     """Every measure of every layer over the checkpoints of one training.
 
     Per-unit measures are means over live units, those by class means over classes; ``activation_entropy_total`` is the papers'
-    sum. Where co-firing counts were recorded, modularities and the mean number of unique units are there too.
+    sum. Where co-firing counts were recorded, modularities and the mean number of unique units are there too, and always the
+    baselines of :data:`cofire.baselines.BASELINES` that come from statistics.
 
     Source:
         Papers 000 (section 7.1) and 001 (section 7). *Departure:* beside each raw correlation stand that given the checkpoint's
