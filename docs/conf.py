@@ -80,6 +80,13 @@ def measures_table() -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def baselines_table() -> str:
+    """The rows of cofire.baselines as a Markdown table."""
+    rows = importlib.import_module("cofire.baselines").BASELINES
+    lines = [f"| `{row.name}` | {row.of} | {cell(row.words)} | {row.source} |" for row in rows]
+    return "\n".join(["| baseline | of | what it says | source |", "| --- | --- | --- | --- |", *lines])
+
+
 def gallery() -> str:
     """Every script of docs/gallery: the first line of its docstring as a heading, the rest as text, then its code."""
     sections = []
@@ -121,6 +128,7 @@ MADE = {
     "architecture": ("<!-- rooms -->", rooms_table),
     "gallery": ("<!-- gallery -->", gallery),
     "measures": ("<!-- measures -->", measures_table),
+    "runs": ("<!-- baselines -->", baselines_table),
 }
 
 

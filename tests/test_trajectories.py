@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats as scipy_stats
@@ -12,7 +13,8 @@ import cofire
 from cofire.cli import app
 from cofire.cli.checkpoints import checkpoint_list
 from cofire.errors import FileError, InputError
-from cofire.trajectories import Trajectory, partial_correlation
+from cofire.runs import over_runs
+from cofire.trajectories import Trajectory, partial_correlation, values_of
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,15 @@ def test_wrong_input(trained):
         cofire.trajectory(seen, unseen[:2])
     with pytest.raises(InputError, match="one name per checkpoint"):
         cofire.trajectory(seen, names=["a"])
+    with pytest.raises(InputError, match="one norm of the weights per checkpoint; found 1 for 5"):
+        cofire.trajectory(seen, weight_norms=[1.0])
+    path = cofire.trajectory(seen)
+    with pytest.raises(InputError, match=r"^an interval over runs needs at least two of them; found 1\.$"):
+        over_runs([path])
+    with pytest.raises(InputError, match=r"^all runs must be of one architecture; number 1 has other layers than the first\.$"):
+        over_runs([path, path_of({"m": [1, 2, 3]}, [1, 2, 3])])
+    with pytest.raises(InputError, match=r"^every run must know its accuracy; number 1 was recorded without"):
+        over_runs([path_of({"m": [1, 2, 3]}, [1, 2, 3]), path_of({"m": [1, 2, 3]}, [math.nan] * 3)])
 
 
 def test_statistics_without_predictions_have_no_correlations():
@@ -147,7 +158,35 @@ def test_the_command_records_what_is_missing_and_goes_on(tmp_path):
     assert (out / "trajectory.csv").read_bytes() == table
     again = run("trajectory", *(out / f"epoch-00{at}.stats" for at in range(4)), "-o", tmp_path / "other")
     assert "recorded" not in again.splitlines()[0]
-    assert (tmp_path / "other" / "correlations.csv").read_bytes() == correlations
+    assert b"weight_norm" in correlations
+    lines = [line for line in correlations.splitlines() if b"weight_norm" not in line]  # statistics alone do not know it
+    assert (tmp_path / "other" / "correlations.csv").read_bytes().splitlines() == lines
+
+
+def test_the_command_joins_runs_of_several_seeds(tmp_path):
+    def run(*words):
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    model, folders = "fcnn:64-24-10", [tmp_path / f"seed{seed}" for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        run("train", model, "--epochs", 2, "--seed", seed, "--checkpoints", folder, "-o", tmp_path / "w.safetensors")
+    said = run("trajectory", *folders, "--model", model, "-o", tmp_path / "out")
+    assert said.count("recorded epoch-") == 6
+    assert "Over 2 runs" in said or "in two runs or more" in said
+    frame = pd.read_csv(tmp_path / "out" / "runs.csv")
+    each = [pd.read_csv(tmp_path / "out" / folder.name / "correlations.csv") for folder in folders]
+    key = ["layer", "measure", "against"]
+    means = sum(table.set_index(key).pearson for table in each) / 2
+    ours = frame[frame.statistic == "pearson"].set_index(key)["mean"]
+    assert ours.sub(means).abs().max() < 1e-12
+    assert "recorded" not in run("trajectory", *folders, "--model", model, "-o", tmp_path / "out").splitlines()[0]
+    (tmp_path / "again").mkdir()
+    twins = [folders[0], (tmp_path / "again" / "seed0")]
+    twins[1].mkdir()
+    done = CliRunner().invoke(app, ["trajectory", *map(str, twins), "-o", str(tmp_path / "out")])
+    assert str(done.exception).startswith("the folders of several runs must have different names; found ")
 
 
 def test_checkpoints_are_taken_in_numerical_order(tmp_path):
@@ -157,3 +196,80 @@ def test_checkpoints_are_taken_in_numerical_order(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileError, match=r"holds no \.safetensors or \.stats file"):
         checkpoint_list([tmp_path / "empty"])
+
+
+# ---------------------------------------------------------------- over seeds
+
+
+def rows_of(joined, measure, statistic="spearman"):
+    frame = joined.frame()
+    (row,) = frame[(frame.measure == measure) & (frame.statistic == statistic)].to_dict("records")
+    return row
+
+
+def test_runs_are_averaged_and_compared_with_the_trivial_ones():
+    accuracy, steps = np.array([0.1, 0.4, 0.3, 0.6]), np.arange(4.0)
+    up = path_of({"m": accuracy * 2}, accuracy)
+    down = path_of({"m": -accuracy}, accuracy)
+    index = scipy_stats.spearmanr(steps, accuracy).statistic
+    row = rows_of(over_runs([up, up]), "m")
+    assert (row["runs"], row["mean"], row["mean_low"], row["mean_high"]) == (2, 1, 1, 1)
+    assert row["beyond_checkpoint_index"] == pytest.approx(1 - index)
+    row = rows_of(over_runs([up, down], shuffled=[down, down]), "m")
+    assert (row["mean"], row["mean_low"], row["mean_high"]) == (0, -1, 1)
+    assert row["beyond_checkpoint_index"] == pytest.approx(1 - index)  # sizes are compared, not signs
+    assert (row["shuffled"], row["shuffled_low"], row["shuffled_high"]) == (-1, -1, -1)
+
+
+def test_the_interval_is_over_runs_and_not_over_checkpoints():
+    """All resamples of three runs: the ends of the interval are the smallest and the largest run."""
+    random = np.random.default_rng(0)
+    paths = [path_of({"m": random.normal(size=30)}, random.normal(size=30)) for _ in range(3)]
+    each = [row_of(path, "m")["spearman"] for path in paths]
+    row = rows_of(over_runs(paths), "m")
+    assert row["mean"] == pytest.approx(np.mean(each))
+    assert (row["mean_low"], row["mean_high"]) == pytest.approx((min(each), max(each)))
+
+
+def test_a_run_that_lacks_a_number_is_left_out_of_its_mean():
+    accuracy = [0.1, 0.4, 0.3, 0.6]
+    paths = [path_of({"m": accuracy}, accuracy), path_of({"m": [1, 1, 1, 1]}, accuracy), path_of({"m": accuracy}, accuracy)]
+    row = rows_of(over_runs(paths), "m")
+    assert (row["runs"], row["mean"]) == (2, 1)
+    alone = rows_of(over_runs(paths[:2]), "m")
+    assert (alone["runs"], alone["mean"]) == (1, 1)
+    assert math.isnan(alone["mean_low"])
+    assert over_runs(paths).verdict().startswith("Over 2 of 3 runs and given the checkpoint's number, m of fc1")
+    assert over_runs(paths[:2]).verdict() == (
+        "Nothing can be said: given the checkpoint's number, no measure relates to accuracy in two runs or more."
+    )
+
+
+def test_the_verdict_says_what_survives():
+    random, steps = np.random.default_rng(3), np.arange(12.0)
+
+    def run(real):
+        accuracy = steps + 6 * random.normal(size=12)
+        path = path_of({"m": accuracy + random.normal(size=12) if real else random.normal(size=12)}, accuracy)
+        path.values["all layers", "weight_norm"] = steps**2
+        return path
+
+    text = over_runs([run(True) for _ in range(4)], shuffled=[run(False) for _ in range(4)]).verdict()
+    assert "Over 4 runs and given the checkpoint's number, m of fc1 goes most with accuracy: +0.9" in text
+    assert "Its interval leaves out 0. Its Spearman correlation beats that of checkpoint_index" in text
+    assert "beats that of weight_norm" in text
+    assert "On shuffled labels it has" in text
+    assert text.endswith("With 4 runs an interval is hardly more than the smallest and the largest.")
+    noise = over_runs([run(False) for _ in range(8)]).verdict()
+    assert "Its interval holds 0. Its Spearman correlation does not beat that of checkpoint_index" in noise
+    assert "hardly more" not in noise
+
+
+def test_the_norm_of_the_weights_and_baselines_are_series(trained):
+    seen, _ = trained
+    path = cofire.trajectory(seen, weight_norms=[3.0, 4, 5, 6, 7])
+    assert path.values["all layers", "weight_norm"].tolist() == [3, 4, 5, 6, 7]
+    numbers = values_of(seen[2])
+    assert numbers["relu1", "davies_bouldin"] == path.values["relu1", "davies_bouldin"][2]
+    assert "checkpoint_index" not in {measure for _, measure in numbers}
+    assert "davies_bouldin" not in path.verdict()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cofire.version import __version__
 
 if TYPE_CHECKING:
-    from cofire import data, errors, zoo
+    from cofire import baselines, data, errors, rankings, regularisation, runs, zoo
     from cofire.ablation import ablate
     from cofire.boosted import Boosted, load_boosted
     from cofire.boosting import boost
@@ -54,7 +54,7 @@ _ROOMS = {
     "curves": ("Curve",),
     "depths": ("depth",),
     "pruning": ("cost", "load_pruned", "prune"),
-    "cofire": ("data", "errors", "zoo"),
+    "cofire": ("baselines", "data", "errors", "rankings", "regularisation", "runs", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
     "export": ("write_graph", "write_units"),
     "familiarities": ("Familiarity", "familiarity"),
@@ -99,6 +99,7 @@ __all__ = [
     "ablate",
     "activation_entropy",
     "always_on_units",
+    "baselines",
     "boost",
     "class_means",
     "class_selectivity",
@@ -128,8 +129,11 @@ __all__ = [
     "mutual_information",
     "mutual_information_excess",
     "prune",
+    "rankings",
     "record",
+    "regularisation",
     "representative_units",
+    "runs",
     "shared_units",
     "softmax_entropy",
     "summary",

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
+from cofire import baselines
 from cofire.errors import CofireWarning, InputError
 from cofire.firing import live_units
 from cofire.graphs import coactivation, sensible_top, unique_units
 from cofire.layer import LayerStats
+from cofire.margins import Outputs
 from cofire.measures import MEASURES, unit_values
 from cofire.modularities import modularity, modularity_chen, modularity_shen
 from cofire.stats import FiringStats
@@ -19,12 +22,15 @@ from cofire.stats import FiringStats
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["BASELINES", "Trajectory", "partial_correlation", "trajectory"]
+__all__ = ["ALL", "KNOWN", "TRIVIAL", "Trajectory", "partial_correlation", "trajectory", "values_of"]
 
-BASELINES = ("checkpoint_index", "active_share")
-"""What any measure has to beat: the number of the checkpoint, and the share of units that fire at all."""
+TRIVIAL = ("checkpoint_index", "weight_norm", "active_share")
+"""What any measure has to beat: the checkpoint's number, the norm of its weights, and the share of units that fire at all."""
 
-_ALL = "all layers"
+ALL = "all layers"
+"""The place of what is of the whole model."""
+KNOWN = {*TRIVIAL, *(row.name for row in baselines.BASELINES)} - {row.name for row in MEASURES}
+"""The series that are baselines, not measures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +84,7 @@ class Trajectory:
         """
         what, count = against.replace("_", " "), len(self.names)
         rows = [row for row in self._rows() if row["against"] == against]
-        own = [row for row in rows if row["measure"] not in BASELINES and not math.isnan(row["spearman"])]
+        own = [row for row in rows if row["measure"] not in KNOWN and not math.isnan(row["spearman"])]
         if not own:
             return f"Nothing can be said: no measure and {what} both change over the checkpoints."
         raw = max(own, key=lambda row: abs(row["spearman"]))
@@ -109,12 +115,14 @@ class Trajectory:
 
 
 def trajectory(
-    checkpoints: Sequence[FiringStats], test: Sequence[FiringStats] | None = None, names: Sequence[str] | None = None
-) -> Trajectory:
+    checkpoints: Sequence[FiringStats], test: Sequence[FiringStats] | None = None, names: Sequence[str] | None = None,
+    weight_norms: Sequence[float] | None = None,
+) -> Trajectory:  # fmt: skip
     """Every measure of every layer over the checkpoints of one training.
 
     Per-unit measures are means over live units, those by class means over classes; ``activation_entropy_total`` is the papers'
-    sum. Where co-firing counts were recorded, modularities and the mean number of unique units are there too.
+    sum. Where co-firing counts were recorded, modularities and the mean number of unique units are there too, and always the
+    baselines of :data:`cofire.baselines.BASELINES` that come from statistics.
 
     Source:
         Papers 000 (section 7.1) and 001 (section 7). *Departure:* beside each raw correlation stand that given the checkpoint's
@@ -124,9 +132,11 @@ def trajectory(
         checkpoints: Statistics of the same data with the weights of each checkpoint, in order; before training is one.
         test: The same on test data; only accuracy is taken from it.
         names: Names of the checkpoints; by default their numbers.
+        weight_norms: The norm of each checkpoint's weights, from :func:`cofire.baselines.weight_norm`: one more baseline.
 
     Raises:
-        InputError: Fewer than three checkpoints; other layers, samples or classes in one of them; names that do not fit.
+        InputError: Fewer than three checkpoints; other layers, samples or classes in one of them; names or norms that do not
+            fit.
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=300)
@@ -145,6 +155,10 @@ def trajectory(
     names = [str(at) for at in range(len(checkpoints))] if names is None else [str(name) for name in names]
     if len(names) != len(checkpoints):
         raise InputError("there must be one name per checkpoint", f"found {len(names)} for {len(checkpoints)}")
+    if weight_norms is not None and len(weight_norms) != len(checkpoints):
+        raise InputError(
+            "there must be one norm of the weights per checkpoint", f"found {len(weight_norms)} for {len(checkpoints)}"
+        )
     first = checkpoints[0]
     for name, stats in zip(names, checkpoints, strict=True):
         if list(stats) != list(first) or any(stats[layer].units != first[layer].units for layer in first):
@@ -158,10 +172,12 @@ def trajectory(
             )
     if test is not None and len(test) != len(checkpoints):
         raise InputError("there must be test statistics for every checkpoint", f"found {len(test)} for {len(checkpoints)}")
-    series: dict[tuple[str, str], list[float]] = {}
+    series: dict[tuple[str, str], list[float]] = {(ALL, "checkpoint_index"): [float(at) for at in range(len(checkpoints))]}
+    if weight_norms is not None:
+        series[ALL, "weight_norm"] = list(weight_norms)
     for at, stats in enumerate(checkpoints):
-        for (layer, measure), value in _values(stats, at).items():
-            series.setdefault((layer, measure), [math.nan] * len(checkpoints))[at] = value
+        for key, value in values_of(stats).items():
+            series.setdefault(key, [math.nan] * len(checkpoints))[at] = value
     values = {key: np.array(column) for key, column in series.items()}
     return Trajectory(tuple(names), values, _accuracies(checkpoints), None if test is None else _accuracies(test))
 
@@ -170,8 +186,19 @@ def _accuracies(checkpoints: Sequence[FiringStats]) -> np.ndarray:
     return np.array([math.nan if stats.accuracy is None else stats.accuracy for stats in checkpoints])
 
 
-def _values(stats: FiringStats, at: int) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], float] = {(_ALL, "checkpoint_index"): float(at)}
+def values_of(stats: FiringStats, model: nn.Module | None = None, seen: Outputs | None = None) -> dict[tuple[str, str], float]:
+    """Every measure and baseline of one model, a number for each (layer, measure): a line of a comparison of models.
+
+    Args:
+        stats: Its statistics.
+        model: The model, for the baselines of its weights.
+        seen: Its outputs on training data from :func:`cofire.margins.outputs`, for theirs.
+
+    Returns:
+        Numbers by layer and measure; those of the whole model under "all layers". Baselines without a value are left out.
+    """
+    frame = baselines.table(stats, model, seen).dropna(subset=["value"])
+    found = dict(zip(zip(frame.layer, frame.baseline, strict=True), frame.value, strict=True))
     live = total = 0
     entropy = 0.0
     for name, layer in stats.items():
@@ -180,7 +207,7 @@ def _values(stats: FiringStats, at: int) -> dict[tuple[str, str], float]:
         live += int(live_units(layer).sum())
         total += layer.units
         entropy += here.get("activation_entropy_total", math.nan)
-    return found | {(_ALL, "active_share"): live / max(total, 1), (_ALL, "activation_entropy_total"): entropy}
+    return found | {(ALL, "active_share"): live / max(total, 1), (ALL, "activation_entropy_total"): entropy}
 
 
 def _of_layer(layer: LayerStats) -> dict[str, float]:

@@ -34,8 +34,8 @@ def _natural(path: Path) -> list:
 
 def record_checkpoints(
     files: list[Path], folder: Path, model: ModelSource, source: DataSource, normalize, device: str | None
-) -> list[Path]:
-    """Statistics of every checkpoint's weights in a folder; those that are there already are left.
+) -> tuple[list[Path], list[float]]:
+    """Statistics of every checkpoint's weights in a folder, and the norms of the weights; what is there already is left.
 
     Args:
         files: Weights, in order.
@@ -45,19 +45,19 @@ def record_checkpoints(
         normalize: As for batches.
         device: Where to run.
     """
+    from cofire.baselines import weight_norm
     from cofire.recording import record
     from cofire.weights import load_weights
 
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{file.stem}.stats" for file in files]
-    missing = [(file, target) for file, target in zip(files, targets, strict=True) if not target.exists()]
-    if not missing:
-        return targets
-    images = source.load()
+    images, norms = source.load(), []
     net = model.build(images)
     net = net if device is None else net.to(device)
-    for file, target in missing:
+    for file, target in zip(files, targets, strict=True):
         load_weights(net, file, ignore=("optimizer.", "history.", "rng."))
-        record(net, images.batches(256, normalize=normalize)).save(target)
-        typer.echo(f"recorded {file.name}")
-    return targets
+        norms.append(weight_norm(net))
+        if not target.exists():
+            record(net, images.batches(256, normalize=normalize)).save(target)
+            typer.echo(f"recorded {file.name}")
+    return targets, norms

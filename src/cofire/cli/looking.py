@@ -94,30 +94,53 @@ def graph(
 
 @app.command(
     epilog="Example: cofire trajectory checkpoints/ --model zoo:001-mnist --data mnist --data-root data -o trajectory/. "
-    "Or on statistics recorded before: cofire trajectory epoch0.stats epoch1.stats epoch2.stats -o trajectory/"
+    "Or on statistics recorded before: cofire trajectory epoch0.stats epoch1.stats epoch2.stats -o trajectory/. "
+    "Or over seeds: cofire trajectory seed0/ seed1/ seed2/ --model zoo:001-mnist --data mnist --data-root data -o trajectory/"
 )
 def trajectory(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Statistics, or with --model weights, or a folder of either.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for statistics, table and correlations.")],
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Statistics, or with --model weights, or a folder of either; several folders are runs.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for statistics, tables and correlations.")],
     model: Annotated[str | None, typer.Option(help="The model, where the checkpoints are weights.")] = None,
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, classes: Classes = None, shuffle_labels: ShuffleLabels = False,
     seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
-    """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again."""
+    """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again.
+
+    Several folders are several runs, such as those of other seeds: correlations then are means over runs, with intervals.
+    """
+    from cofire.errors import FileError
     from cofire.export import write_frame
+    from cofire.runs import over_runs
     from cofire.stats import load
     from cofire.trajectories import trajectory as room
 
-    files = checkpoint_list(checkpoints)
-    if model is not None:
-        source = DataSource(data, "train", data_root, size, channels, limit, seed, shuffle_labels, cache, download)
-        files = record_checkpoints(files, out, ModelSource(model, None, classes, seed), source, normal(normalize), device)
-    found = room([load(file) for file in files], names=[file.stem for file in files])
-    write_frame(found.frame(), out / "trajectory.csv", "a trajectory")
-    write_frame(found.correlations(), out / "correlations.csv", "a table of correlations")
-    typer.echo(found.correlations().head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    typer.echo(f"\n{found.verdict()}\n\nwritten to {out}: trajectory.csv, correlations.csv")
+    several = len(checkpoints) > 1 and all(path.is_dir() for path in checkpoints)
+    folders = [out / path.resolve().name for path in checkpoints] if several else [out]
+    if len(set(folders)) < len(folders):
+        raise FileError("the folders of several runs must have different names", f"found {', '.join(map(str, checkpoints))}")
+    found = []
+    for folder, paths in zip(folders, [[path] for path in checkpoints] if several else [checkpoints], strict=True):
+        files, norms = checkpoint_list(paths), None
+        names = [file.stem for file in files]
+        if model is not None:
+            source = DataSource(data, "train", data_root, size, channels, limit, seed, shuffle_labels, cache, download)
+            built = ModelSource(model, None, classes, seed)
+            files, norms = record_checkpoints(files, folder, built, source, normal(normalize), device)
+        found.append(room([load(file) for file in files], names=names, weight_norms=norms))
+        write_frame(found[-1].frame(), folder / "trajectory.csv", "a trajectory")
+        write_frame(found[-1].correlations(), folder / "correlations.csv", "a table of correlations")
+    if several:
+        joined = over_runs(found)
+        frame, words = joined.frame(), joined.verdict()
+        write_frame(frame, out / "runs.csv", "a table of correlations")
+        shown, written = frame.query("statistic == 'partial_spearman'"), "runs.csv, and for each run "
+    else:
+        shown, words, written = found[0].correlations(), found[0].verdict(), ""
+    typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    typer.echo(f"\n{words}\n\nwritten to {out}: {written}trajectory.csv, correlations.csv")
 
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")

@@ -1,0 +1,145 @@
+"""Trainings that differ in their seed: correlations of measures with accuracy, averaged, with intervals over runs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cofire.errors import InputError
+from cofire.scoring import paired_interval
+from cofire.trajectories import ALL, KNOWN, TRIVIAL, Trajectory
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Runs", "over_runs"]
+
+_STATISTICS = ("pearson", "spearman", "partial_spearman", "differences")
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Several trainings that differ in their seed.
+
+    Args:
+        runs: Their trajectories.
+        shuffled: Those of trainings on shuffled labels, the control.
+    """
+
+    runs: tuple[Trajectory, ...]
+    shuffled: tuple[Trajectory, ...] = ()
+
+    def frame(self, level: float = 0.95, seed: int = 0) -> "pandas.DataFrame":
+        """Correlations with accuracy, averaged over runs, with bootstrap intervals over runs.
+
+        A row for each series, accuracy and statistic (as in :meth:`cofire.Trajectory.correlations`). Columns: layer, measure,
+        against, statistic, runs (in which it is known), mean; how much larger its size is than that of each trivial baseline
+        in the same run, as ``beyond_checkpoint_index`` and so on; and with a control the mean there as ``shuffled``. Each has
+        its interval in ``mean_low``, ``mean_high`` and so on.
+
+        Args:
+            level: Share of resampled means inside an interval. Three runs have ten different resamples: their interval is
+                about from the smallest to the largest.
+            seed: Of the resampling.
+        """
+        import pandas as pd
+
+        mine, control = _statistics(self.runs), _statistics(self.shuffled)
+        rows = []
+        for key, values in mine.items():
+            (layer, measure), against, statistic = key
+            row: dict[str, Any] = {
+                "layer": layer, "measure": measure, "against": against, "statistic": statistic,
+                "runs": int(np.isfinite(values).sum()),
+            }  # fmt: skip
+            row |= _interval("mean", values, level, seed)
+            for name in TRIVIAL:
+                other = mine.get(((ALL, name), against, statistic))
+                if other is not None:
+                    row |= _interval(f"beyond_{name}", np.abs(values) - np.abs(other), level, seed)
+            if control:
+                row |= _interval("shuffled", control.get(key, np.array([])), level, seed)
+            rows.append(row)
+        frame = pd.DataFrame(rows)
+        return frame.sort_values("mean", key=lambda column: -column.abs(), kind="stable", ignore_index=True)
+
+    def verdict(self, against: str = "accuracy") -> str:
+        """What the runs say together, in a few sentences.
+
+        Args:
+            against: "accuracy" or "test_accuracy".
+        """
+        what, count = against.replace("_", " "), len(self.runs)
+        rows = [row for row in self.frame().to_dict("records") if row["against"] == against and row["measure"] not in KNOWN]
+        partial = [row for row in rows if row["statistic"] == "partial_spearman" and row["runs"] > 1]
+        if not partial:
+            return f"Nothing can be said: given the checkpoint's number, no measure relates to {what} in two runs or more."
+        known = max(row["runs"] for row in partial)  # fewer where accuracy rises with every checkpoint of a run
+        partial = [row for row in partial if row["runs"] == known]
+        best, *_ = partial
+        place = best["layer"], best["measure"], "spearman"
+        (raw,) = [row for row in rows if (row["layer"], row["measure"], row["statistic"]) == place]
+        over = str(count) if known == count else f"{known} of {count}"
+        text = (
+            f"Over {over} runs and given the checkpoint's number, {best['measure']} of {best['layer']} goes most with {what}: "
+        )
+        text += f"{_ends(best, 'mean')}, the largest of {len(partial)}. "
+        text += f"Its interval {'leaves out' if best['mean_low'] > 0 or best['mean_high'] < 0 else 'holds'} 0. "
+        for name in TRIVIAL:
+            beyond = f"beyond_{name}"
+            if not math.isnan(raw.get(beyond, math.nan)):
+                word = "beats" if raw[f"{beyond}_low"] > 0 else "does not beat"
+                text += f"Its Spearman correlation {word} that of {name} ({_ends(raw, beyond)}). "
+        if not math.isnan(best.get("shuffled", math.nan)):
+            text += f"On shuffled labels it has {_ends(best, 'shuffled')}. "
+        if known < 6:
+            text += f"With {known} runs an interval is hardly more than the smallest and the largest."
+        return text.rstrip()
+
+
+def over_runs(runs: Sequence[Trajectory], shuffled: Sequence[Trajectory] = ()) -> Runs:
+    """Trajectories of trainings that differ in their seed, joined: means over runs with intervals.
+
+    Args:
+        runs: Trajectories of one architecture on one data set.
+        shuffled: The same trainings on shuffled labels, as a control.
+
+    Raises:
+        InputError: Fewer than two runs, other layers in one of them, or no accuracy.
+    """
+    if len(runs) < 2:
+        raise InputError("an interval over runs needs at least two of them", f"found {len(runs)}")
+    layers = [{layer for layer, _ in run.values} - {ALL} for run in (*runs, *shuffled)]
+    odd = next((at for at, held in enumerate(layers) if held != layers[0]), None)
+    if odd is not None:
+        raise InputError("all runs must be of one architecture", f"number {odd} has other layers than the first")
+    silent = next((at for at, run in enumerate((*runs, *shuffled)) if np.isnan(run.accuracy).all()), None)
+    if silent is not None:
+        raise InputError("every run must know its accuracy", f"number {silent} was recorded without a model's predictions")
+    return Runs(tuple(runs), tuple(shuffled))
+
+
+def _statistics(runs: Sequence[Trajectory]) -> dict[tuple[tuple[str, str], str, str], np.ndarray]:
+    """Each statistic of each series in each run, by (layer, measure), against and statistic; NaN where a run has none."""
+    found: dict[tuple[tuple[str, str], str, str], np.ndarray] = {}
+    for at, run in enumerate(runs):
+        for row in run.correlations().to_dict("records"):
+            for statistic in _STATISTICS:
+                key = (row["layer"], row["measure"]), row["against"], statistic
+                found.setdefault(key, np.full(len(runs), math.nan))[at] = row[statistic]
+    return found
+
+
+def _interval(name: str, values: np.ndarray, level: float, seed: int) -> dict[str, float]:
+    """Mean over the runs in which there is a number, and its interval; with one run no interval, with none nothing."""
+    known = values[np.isfinite(values)]
+    mean = float(known.mean()) if len(known) else math.nan
+    low, high = paired_interval(torch.from_numpy(known), level, seed) if len(known) > 1 else (math.nan, math.nan)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def _ends(row: dict, column: str) -> str:
+    return f"{row[column]:+.2f} ({row[f'{column}_low']:+.2f} to {row[f'{column}_high']:+.2f})"
