@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cofire.errors import InputError
-from cofire.recipes import RECIPES, Settings, reproduce
+from cofire.recipes import Settings, reproduce
 from cofire.recipes.running import Finding, Found, Table, mean_and_range, verdict_of, write
 
 SMALL = {
@@ -54,7 +54,7 @@ def test_a_page_and_its_numbers(tmp_path):
 
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_recipe_runs_and_goes_on_where_it_was(name, tmp_path, data_root):
     epochs = 1 if name == "000-boost" else 3
     made = settings(tmp_path / "work", only=SMALL[name], root=data_root, epochs=epochs)
@@ -92,6 +92,25 @@ def test_verdicts_of_004_follow_from_its_rows(tmp_path, data_root):
 
 @pytest.mark.data
 @pytest.mark.slow
+def test_nets_that_memorise_are_told_from_those_that_learn(tmp_path, data_root, monkeypatch):
+    monkeypatch.setattr("cofire.recipes.memorising._WIDTHS", (48, 64))
+    monkeypatch.setattr("cofire.recipes.memorising._DROPOUTS", (0.0,))
+    made = settings(tmp_path, only=("mnist",), root=data_root, limit=300, epochs=60)
+    found, page, _ = reproduce("memorise", made, tmp_path)
+    rows = [row for row in found.numbers if row["level"] == 0.1]
+    assert {row["noise"] for row in rows} == {0.0, 0.2, 0.4, 1.0}
+    assert all(row["values"]["epochs"] >= 1 for row in rows)
+    clean = [row["values"]["mutual_information_excess"] for row in rows if row["noise"] == 0]
+    random = [row["values"]["mutual_information_excess"] for row in rows if row["noise"] == 1]
+    assert min(clean) > max(random)
+    assert min(row["test_accuracy"] for row in rows if row["noise"] == 0) > 0.6
+    assert "| mutual_information_excess | higher |" in page.read_text("utf8")
+    with pytest.raises(InputError, match="no net reached a training loss of 0.5; 1 epochs were too few"):
+        reproduce("memorise", settings(tmp_path, only=("mnist",), root=data_root, limit=60, epochs=1), tmp_path)
+
+
+@pytest.mark.data
+@pytest.mark.slow
 def test_the_command_says_what_holds(tmp_path, data_root):
     words = [
         "reproduce",
@@ -119,7 +138,7 @@ def test_the_command_says_what_holds(tmp_path, data_root):
 
 
 def test_wrong_input(tmp_path):
-    with pytest.raises(InputError, match="a recipe is one of 000-entropy, 000-boost, 001, 002, 004; found '003'"):
+    with pytest.raises(InputError, match="a recipe is one of 000-entropy, 000-boost, 001, 002, memorise, 004; found '003'"):
         reproduce("003", settings(tmp_path), tmp_path)
     with pytest.raises(InputError, match="the parts of 004 are 004-2x200, 004-3x200; found 'mnist'"):
         reproduce("004", settings(tmp_path, only=("mnist",)), tmp_path)

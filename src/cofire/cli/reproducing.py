@@ -15,7 +15,7 @@ __all__ = ["reproduce"]
     "--seeds 1 --epochs 3 --limit 5000 --data-root data"
 )
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="000-entropy, 000-boost, 001, 002 or 004.")],
+    recipe: Annotated[str, typer.Argument(help="000-entropy, 000-boost, 001, 002, 004 or memorise.")],
     data_root: Root = None, limit: Limit = None,
     seeds: Annotated[int, typer.Option(help="Trainings of every net.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every training; else the recipe's.")] = None,

@@ -41,6 +41,9 @@ RECIPES = {
     "000-boost": Recipe("The auxiliary net (paper 000)", "boosting", "run", ("mnist", "fashion-mnist", "cifar10")),
     "001": Recipe("Modularity and unique units over a training (paper 001)", "following", "communities", _FOLLOWED),
     "002": Recipe("How many fully connected layers (paper 002)", "depth", "run", ("mnist", "cifar10", "cifar10-conv")),
+    "memorise": Recipe(
+        "Memorising or learning? An experiment of our own", "memorising", "run", ("mnist", "fashion-mnist", "cifar10")
+    ),
     "004": Recipe("Which neurons matter (paper 004)", "removing", "run", ("004-2x200", "004-3x200")),
 }
 """The recipes by the number of their paper."""
