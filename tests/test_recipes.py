@@ -105,7 +105,7 @@ def test_nets_that_memorise_are_told_from_those_that_learn(tmp_path, data_root, 
     assert min(clean) > max(random)
     assert min(row["test_accuracy"] for row in rows if row["noise"] == 0) > 0.6
     assert "| mutual_information_excess | higher |" in page.read_text("utf8")
-    with pytest.raises(InputError, match="no net reached a training loss of 0.5; 1 epochs were too few"):
+    with pytest.raises(InputError, match=r"no net reached a training loss of 0\.5; 1 epochs were too few"):
         reproduce("memorise", settings(tmp_path, only=("mnist",), root=data_root, limit=60, epochs=1), tmp_path)
 
 
