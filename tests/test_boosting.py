@@ -331,6 +331,43 @@ def test_any_output_and_any_call(shape, tmp_path):
     assert torch.equal(cofire.load_boosted(net, tmp_path / "b.safetensors")(x), better(x))
 
 
+class ByHand(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(12, 24), nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = self.fc1(x)
+        return self.fc2(x * torch.sigmoid(x))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.fc = nn.GRU(3, 16, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.fc(self.rnn(x.view(-1, 4, 3))[0][:, -1])
+
+
+@pytest.mark.parametrize(("make", "layers"), [(ByHand, None), (Recurrent, None), (Damaged, ["fc1"]), (ByHand, ["fc1"])])
+def test_a_boosted_model_reads_what_was_recorded(make, layers, tmp_path):
+    _, x, y = problem(11)
+    torch.manual_seed(0)
+    net = make()
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, layers=layers, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert better.gained
+    with Reader(net, stats) as reader:
+        reading = reader.unlabelled(x)
+    units = {name: reading.units[name][:, chosen] for name, chosen in better.head.chosen.items()}
+    wanted = better.head(reading.logits, units, reading.firing)
+    assert torch.allclose(better(x), wanted, atol=1e-5)
+    better.save(tmp_path / "b.safetensors")
+    assert torch.equal(cofire.load_boosted(net, tmp_path / "b.safetensors")(x), better(x))
+
+
 def test_few_features_are_those_that_say_most(tmp_path):
     net, x, y = problem(4)
     fit, held, _ = split(x, y)

@@ -147,12 +147,14 @@ class Boosted(nn.Module):
     def _run(self, given: Any, samples: int, mask: Tensor | None, sight: Sight) -> Any:
         """The model's output; its hidden layers go to the sight."""
         known = _known(self.plan, self.head.names)
-        layouts = {self.plan["layers"][name]["layout"] for name in self.head.names}
+        held = [self.plan["layers"][name] for name in self.head.names]
+        named = [name for name, layer in zip(self.head.names, held, strict=True) if layer["kind"] == "module"]
         modules = {clean_name(path): module for path, module in self.model.named_modules() if path}
         paths = {name.partition("#")[0] for name in self.head.names}
-        if "recurrent" in layouts or not paths <= modules.keys():  # a functional call is no module's output
-            taps = Taps(self.model, lambda _info: False, self.plan["pool"])  # what is read is known: nothing is chosen
-            taps.known, taps.edit = known, sight.see
+        # A functional call is no module's output, and the output of a recurrent or a named one may be more than a tensor.
+        if named or any(layer["layout"] == "recurrent" for layer in held) or not paths <= modules.keys():
+            taps = Taps(self.model, named or (lambda _info: False), self.plan["pool"])  # what is read is known already
+            taps.known, taps.edit, taps.products = known, sight.see, set(self.plan["products"])
             with taps:
                 return taps.forward(given, samples, lambda *_: None, mask)
         calls: dict[str, int] = {}
@@ -269,7 +271,8 @@ def plan_of(taps: Taps, thresholds: Mapping[str, float], form: str) -> dict[str,
         }
         for info in taps.layers
     }  # fmt: skip
-    return {"layers": layers, "others": [name for name in taps.known if name not in layers], "pool": taps.pool, "form": form}
+    others = [name for name in taps.known if name not in layers]
+    return {"layers": layers, "others": others, "products": sorted(taps.products), "pool": taps.pool, "form": form}
 
 
 def _known(plan: dict[str, Any], names: list[str]) -> dict[str, LayerInfo | None]:

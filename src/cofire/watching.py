@@ -57,7 +57,7 @@ class Watch(TorchFunctionMode):
                 raise LayerError("layers must name at least one layer", "found none", "layers=None takes all.")
         self.known: dict[str, LayerInfo | None] = {}
         self.skipped: dict[str, LayerInfo] = {}
-        self._products: set[str] = set()  # sigmoids whose product with their own input is a SiLU written by hand
+        self.products: set[str] = set()  # sigmoids whose product with their own input is a SiLU written by hand
         self.edit: Callable[[LayerInfo, Tensor], None] | None = None  # changes known activations in place; the sink gets none
         self._hooks, self.inside = ExitStack(), False
         self._paths = {module: clean_name(path) for path, module in self.model.named_modules()}
@@ -144,7 +144,7 @@ class Watch(TorchFunctionMode):
             if sighting is not None:
                 sighting.reason = "it is half of a SiLU, x * sigmoid(x), which is listed" if silu else "it gates another tensor"
                 if silu:
-                    self._products.add(name)
+                    self.products.add(name)
             if silu:
                 self._read(f"{name.rpartition('/')[0]}/silu".removeprefix("/"), "silu", output, None)
             return
@@ -158,7 +158,7 @@ class Watch(TorchFunctionMode):
         sigmoid = kind in ("sigmoid", "hardsigmoid")
         if name in self.known:
             info = self.known[name]
-            if name in self._products:
+            if name in self.products:
                 self._gates[id(output)] = (output, name, source, None)
             if info is not None:
                 self._emit(info, output, mask)
