@@ -131,7 +131,8 @@ def test_the_command_says_what_holds(tmp_path, data_root):
     )
     assert done.returncode == 0, done.stderr
     assert "- Bias balancing flattens the curves. " in done.stdout
-    assert {"004.html", "004.md", "004.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"004-curves.html", "004.md", "004.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert json.loads((tmp_path / "out" / "004.json").read_text("utf8"))["recipe"] == "004"
 
 
 # ---------------------------------------------------------------- errors

@@ -147,7 +147,7 @@ def write(name: str, title: str, command: str, settings: Settings, found: Found,
         "tables": [asdict(table) for table in found.tables], "numbers": found.numbers,
     }  # fmt: skip
     with atomic(numbers) as temporary:
-        temporary.write_text(json.dumps(_plain(whole), indent=1, allow_nan=False) + "\n", "utf8")
+        temporary.write_text(json.dumps(_plain(whole), allow_nan=False) + "\n", "utf8")
     lines = [
         f"# {title}", "",
         f"Made by `{command}` on {said['date']}, {said['machine']}, torch {torch.__version__}, cofire {__version__}; "
