@@ -36,7 +36,7 @@ def reproduce(
         typer.echo(f"- {finding.claim} {finding.verdict.capitalize()}. {finding.why}")
     if found.curves:
         written = room.write(
-            found.stats, out / f"{recipe}.html", title=f"Paper {recipe}", command=command(), curves=found.curves
+            found.stats, out / f"{recipe}-curves.html", title=f"Paper {recipe}", command=command(), curves=found.curves
         )
         typer.echo(f"curves drawn in {written}")
     typer.echo(f"page written to {page}, numbers to {numbers}")
