@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cofire
+from cofire import storage
 from cofire.boosted import Rereading
 from cofire.controls import keep
-from cofire.errors import CofireWarning, FileError, InputError
+from cofire.errors import CofireWarning, FileError, InputError, LayerError
 from cofire.gains import is_gain
 from cofire.hidden import blocks_of, rows
 from cofire.probes import proposed, residual_probes
@@ -523,6 +524,8 @@ def test_wrong_input():
         cofire.boost(Damaged(), fit, stats, validation=held)
     with pytest.raises(InputError, match="layers as a number is how many of the last, 1 to 1; found 2"):
         cofire.boost(net, fit, stats, validation=held, layers=2)
+    with pytest.raises(LayerError, match="no layer named 'relu9' in these statistics; closest: 'relu'"):
+        cofire.boost(net, fit, stats, validation=held, layers=["relu", "relu9"])
     some = [(x[y != 2], y[y != 2])]
     with pytest.raises(InputError, match="batches must hold samples of every class; found none of '2'"):
         cofire.boost(net, some, stats, validation=held)
@@ -547,5 +550,9 @@ def test_files_of_something_else(tmp_path):
         cofire.load_boosted(net, tmp_path / "stats.safetensors")
     better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
     better.save(tmp_path / "b.safetensors")
+    tensors, header = storage.read(tmp_path / "b.safetensors")
+    storage.write(tmp_path / "c.safetensors", {"factor": tensors["factor"]}, {"boosted": header["boosted"]})
+    with pytest.raises(FileError, match="wanted a complete boosted model"):
+        cofire.load_boosted(net, tmp_path / "c.safetensors")
     with pytest.raises(InputError, match="a boosted model needs the weights that it was fitted to"):
         cofire.load_boosted(Damaged(), tmp_path / "b.safetensors")

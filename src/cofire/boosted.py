@@ -19,7 +19,7 @@ from cofire.readings import Sight, scores_in
 from cofire.stacking import Stack
 from cofire.taps import Taps
 from cofire.weights import digest
-from cofire.wrappers import called, clean_name, evaluating, unwrap
+from cofire.wrappers import called, clean_name, device_of, evaluating, unwrap
 
 if TYPE_CHECKING:
     import pandas
@@ -242,6 +242,14 @@ def load_boosted(model: nn.Module, path: str | Path) -> Boosted:
             "a boosted model needs the weights that it was fitted to",
             f"they have digest {header['digest']}, the model has {digest(model)}",
         )  # fmt: skip
+    try:
+        head = _head_of(tensors, header)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise FileError("wanted a complete boosted model", f"{str(path)!r} lacks {error}", "Boost the model again.") from error
+    return Boosted(model, head.to(device_of(model)), header["plan"], header["record"])
+
+
+def _head_of(tensors: dict[str, Tensor], header: dict[str, Any]) -> Rereading | PaperHead:
     said = header["head"]
     if said["kind"] == "paper":
         wide = tensors["probability"]
@@ -252,8 +260,7 @@ def load_boosted(model: nn.Module, path: str | Path) -> Boosted:
         layers = {name: (tensors[f"units{i}"], tensors[f"weights{i}"]) for i, name in enumerate(said["names"])}
         head = Rereading(1.0, tensors["intercept"], layers)
     head.load_state_dict(tensors)
-    head.requires_grad_(False)
-    return Boosted(model, head.to(next((p.device for p in model.parameters()), "cpu")), header["plan"], header["record"])
+    return head.requires_grad_(False)
 
 
 def plan_of(taps: Taps, thresholds: Mapping[str, float], form: str) -> dict[str, Any]:

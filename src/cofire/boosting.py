@@ -25,7 +25,10 @@ from cofire.wrappers import unwrap
 __all__ = ["boost"]
 
 _STEPS = 3
+"""Corrections after the first, at most."""
+
 _FAR = (1.0, 2.0, 4.0)
+"""How many times as far as its length a step is tried."""
 
 
 def boost(
@@ -96,10 +99,11 @@ def boost(
         if controls or method == "paper":
             paper, more = fitting.controls(batches, copied, method, scaled, rate)
             methods |= more
-        held = fitting.measured(validation, methods)
-        if held.seen & fitting.seen:
+        seen: set[bytes] = set()
+        held = fitting.measured(validation, methods, seen)
+        if both := len(seen & fitting.seen):
             warnings.warn(
-                f"{len(held.seen & fitting.seen):,} samples of validation are in batches too: gains look larger than they are",
+                f"{both:,} samples of validation are in batches too: gains look larger than they are",
                 CofireWarning, stacklevel=2,
             )  # fmt: skip
         tested = fitting.measured(test, methods) if test is not None else None
@@ -133,7 +137,6 @@ class _Measured:
     own: Tensor
     labels: Tensor
     others: dict[str, list[Tensor]]
-    seen: set[bytes]
 
 
 class _Fitting:
@@ -224,18 +227,19 @@ class _Fitting:
             )
         return paper, methods
 
-    def measured(self, data: Iterable, methods: dict[str, Method]) -> _Measured:
-        """Class scores of every method over a data set."""
-        own, labels, seen = [], [], set[bytes]()
+    def measured(self, data: Iterable, methods: dict[str, Method], seen: set[bytes] | None = None) -> _Measured:
+        """Class scores of every method over a data set; the fingerprints of its samples go to ``seen``."""
+        own, labels = [], []
         others: dict[str, list[list[Tensor]]] = {name: [] for name in methods}
         for reading in self.reader.over(data, "measuring", self.progress):
             own.append(reading.logits)
             labels.append(reading.labels)
-            seen |= set(fingerprints(reading.inputs))
+            if seen is not None:
+                seen |= set(fingerprints(reading.inputs))
             for name, method in methods.items():
                 others[name].append(method(reading))
         joined = {name: [torch.cat(parts) for parts in zip(*found, strict=True)] for name, found in others.items()}
-        return _Measured(torch.cat(own), torch.cat(labels), joined, seen)
+        return _Measured(torch.cat(own), torch.cat(labels), joined)
 
 
 def _fitted(held: _Measured, seed: int) -> tuple[dict[str, Tensor], dict[str, Stack]]:
@@ -277,4 +281,7 @@ def _chosen(stats: FiringStats, layers: int | str | Sequence[str] | None, defaul
         raise InputError(f"layers as a number is how many of the last, 1 to {len(stats)}", f"found {layers!r}")
     if layers is None or isinstance(layers, int):
         return list(stats)[-(layers or default) :]
-    return [layers] if isinstance(layers, str) else [name for name in stats if name in set(layers)] or list(layers)
+    asked = {layers} if isinstance(layers, str) else set(layers)
+    for name in asked:
+        stats[name]  # says which layer is closest where there is none of that name
+    return [name for name in stats if name in asked]

@@ -97,7 +97,7 @@ def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> lis
 
     Args:
         rows: By :func:`rows_of`; those of test data count where there are any.
-        decision: "boosted", "temperature" or "model": what is given back.
+        decision: What is given back: "auto" or "paper", a boost; "temperature" or "model", none.
         notes: What else is to be known.
     """
     split = rows[-1]["split"]
@@ -129,7 +129,7 @@ def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> lis
             words.append(f"It is less accurate than {_list(ahead)}.")
         if "one more epoch" in equal + ahead:
             words.append("Training on at a tenth of the rate gains as much: the model was not trained to its end.")
-        if "random labels" in beaten and "random labels" in table:
+        if "random labels" in beaten:
             words.append("With random labels in place of the true ones the same fit gives less, so the gain is in the labels.")
     return words + notes
 

@@ -17,7 +17,7 @@ from cofire.taps import Taps
 from cofire.weights import digest
 from cofire.wrappers import device_of
 
-__all__ = ["Reader", "Reading", "Sight", "form_of", "scores_in", "units_and_firing"]
+__all__ = ["Reader", "Reading", "Sight", "form_of", "scores_in"]
 
 
 @dataclass(frozen=True)
@@ -125,38 +125,13 @@ class Reader:
             self.taps.check()
             self.form = form_of(output, self.stats.classes)
         thresholds = {name: self.stats[name].threshold for name in self.names}
-        output, units, firing = units_and_firing(self.taps, batch.inputs, len(batch), thresholds, batch.mask)
-        return Reading(units, firing, scores_in(output, self.form), batch.labels, batch.inputs)
-
-
-def units_and_firing(
-    taps: Taps,
-    inputs: Any,
-    samples: int,
-    thresholds: Mapping[str, float],
-    mask: Tensor | None = None,
-    chosen: Mapping[str, Tensor] | None = None,
-) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-    """One forward pass: the model's output, its hidden units, and the share of positions at which they fire.
-
-    Args:
-        taps: An entered context that has seen a forward pass before.
-        inputs: The model's inputs.
-        samples: Samples in the batch.
-        thresholds: The layers, and above what their units fire.
-        mask: Which tokens count.
-        chosen: Only these units of these layers; of layers with one position, whose firing follows from the units, no firing.
-
-    Raises:
-        ModelError: A layer was not called.
-    """
-    sight = Sight(thresholds, taps.pool, mask, chosen)
-    taps.edit = sight.see
-    try:
-        output = taps.forward(inputs, samples, lambda *_: None, mask)
-    finally:
-        taps.edit = None
-    return output, *sight.all()
+        sight = Sight(thresholds, self.taps.pool, batch.mask)
+        self.taps.edit = sight.see
+        try:
+            output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+        finally:
+            self.taps.edit = None
+        return Reading(*sight.all(), scores_in(output, self.form), batch.labels, batch.inputs)
 
 
 class Sight:
@@ -169,7 +144,9 @@ class Sight:
         chosen: Only these units of these layers; of layers with one position, whose firing follows from the units, no firing.
     """
 
-    def __init__(self, thresholds: Mapping[str, float], pool: str, mask: Tensor | None, chosen: Mapping[str, Tensor] | None):
+    def __init__(
+        self, thresholds: Mapping[str, float], pool: str, mask: Tensor | None, chosen: Mapping[str, Tensor] | None = None
+    ):
         self.thresholds, self.pool, self.mask, self.chosen = thresholds, pool, mask, chosen
         self.units: dict[str, Tensor] = {}
         self.firing: dict[str, Tensor] = {}
