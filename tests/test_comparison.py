@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cofire.comparison import carry_over, check_pair, correlation, rank_correlation
+from cofire.comparison import carry_over, check_pair
+from cofire.correlations import correlation, rank_correlation
 from cofire.errors import InputError
 from cofire.stats import FiringStats
 

@@ -47,7 +47,7 @@ ROOMS = (
         "checkpointing",
         "training",
     ),
-    ("distributions", "firing", "information", "graphs", "bisection", "modularities", "leiden", "partitions"),
+    ("correlations", "distributions", "firing", "information", "graphs", "bisection", "modularities", "leiden", "partitions"),
     ("measures",),
     (
         "orders",

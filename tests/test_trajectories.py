@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 import cofire
 from cofire.cli import app
 from cofire.cli.checkpoints import checkpoint_list
+from cofire.correlations import partial_correlation
 from cofire.errors import FileError, InputError
 from cofire.runs import over_runs
-from cofire.trajectories import Trajectory, partial_correlation, values_of
+from cofire.trajectories import Trajectory, values_of
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 import math
 from typing import Any
 
-import numpy as np
-
+from cofire.correlations import correlation, rank_correlation
 from cofire.errors import InputError
 from cofire.firing import live_units
 from cofire.measures import MEASURES, unit_values
 from cofire.stats import FiringStats
 
-__all__ = ["carry_over", "check_pair", "correlation", "rank_correlation"]
+__all__ = ["carry_over", "check_pair"]
 
 
 def check_pair(stats: FiringStats, test: FiringStats) -> None:
@@ -63,23 +62,3 @@ def carry_over(stats: FiringStats, test: FiringStats) -> list[dict[str, Any]]:
                 "pearson": correlation(a, b), "spearman": rank_correlation(a, b),
             })  # fmt: skip
     return rows
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation; NaN for fewer than three pairs, or where one side is constant."""
-    if len(a) < 3 or a.std() < 1e-12 or b.std() < 1e-12:
-        return math.nan
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's correlation, ties at their mean rank; NaN likewise.
-
-    >>> rank_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 1.0, 10.0, 100.0]))
-    1.0
-    """
-    import pandas as pd
-
-    if len(a) < 3 or a.std() < 1e-12 or b.std() < 1e-12:
-        return math.nan
-    return round(correlation(pd.Series(a).rank().to_numpy(), pd.Series(b).rank().to_numpy()), 12)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from cofire.comparison import carry_over, check_pair, rank_correlation
+from cofire.comparison import carry_over, check_pair
+from cofire.correlations import rank_correlation
 from cofire.errors import CofireWarning
 from cofire.firing import class_means, live_units
 from cofire.graphs import coactivation, sensible_top, unique_units

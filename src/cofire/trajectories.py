@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from cofire import baselines
+from cofire.correlations import constant, correlation, partial_correlation, rank_correlation, ranks
 from cofire.errors import CofireWarning, InputError
 from cofire.firing import live_units
 from cofire.graphs import coactivation, sensible_top, unique_units
@@ -22,7 +23,7 @@ from cofire.stats import FiringStats
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["ALL", "KNOWN", "TRIVIAL", "Trajectory", "partial_correlation", "trajectory", "values_of"]
+__all__ = ["ALL", "KNOWN", "TRIVIAL", "Trajectory", "trajectory", "values_of"]
 
 TRIVIAL = ("checkpoint_index", "weight_norm", "active_share")
 """What any measure has to beat: the checkpoint's number, the norm of its weights, and the share of units that fire at all."""
@@ -237,41 +238,10 @@ def _related(series: np.ndarray, target: np.ndarray) -> dict:
     note = ""
     if len(x) < 3:
         note = "fewer than three checkpoints have both"
-    elif _constant(x) or _constant(y):
-        note = f"{'the measure' if _constant(x) else 'accuracy'} is constant"
+    elif constant(x) or constant(y):
+        note = f"{'the measure' if constant(x) else 'accuracy'} is constant"
     numbers = {
-        "pearson": _pearson(x, y), "spearman": _pearson(_ranks(x), _ranks(y)),
-        "partial_spearman": partial_correlation(_ranks(x), _ranks(y), index), "differences": _pearson(np.diff(x), np.diff(y)),
+        "pearson": correlation(x, y), "spearman": rank_correlation(x, y),
+        "partial_spearman": partial_correlation(ranks(x), ranks(y), index), "differences": correlation(np.diff(x), np.diff(y)),
     }  # fmt: skip
     return {"checkpoints": len(x), **numbers, "note": note}
-
-
-def _constant(x: np.ndarray) -> bool:
-    return not len(x) or float(np.ptp(x)) <= 1e-12 * max(1.0, float(np.abs(x).max()))
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    from scipy.stats import rankdata
-
-    return rankdata(x)
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation; NaN where a series is constant or too short."""
-    if len(x) < 3 or _constant(x) or _constant(y):
-        return math.nan
-    x, y = x - x.mean(), y - y.mean()
-    return float(np.clip((x @ y) / math.sqrt((x @ x) * (y @ y)), -1, 1))
-
-
-def partial_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
-    """Correlation of two series once a third is taken out of both; NaN where nothing of one is left.
-
-    >>> partial_correlation(np.array([1.0, 3, 2, 4]), np.array([1.0, 3, 2, 4]), np.array([1.0, 2, 3, 4])) > 0.99
-    True
-    """
-    both, left, right = _pearson(x, y), _pearson(x, given), _pearson(y, given)
-    rest = (1 - left**2) * (1 - right**2)
-    if math.isnan(both) or math.isnan(rest) or rest < 1e-12:
-        return math.nan
-    return max(-1.0, min(1.0, (both - left * right) / math.sqrt(rest)))

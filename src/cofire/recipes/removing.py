@@ -2,7 +2,7 @@
 
 from cofire import data, zoo
 from cofire.ablation import ablate, curves_of
-from cofire.comparison import rank_correlation
+from cofire.correlations import rank_correlation
 from cofire.curves import Curve
 from cofire.information import firing_entropy, kl_selectivity, mutual_information
 from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
