@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cofire.images import Images
+    from cofire.stats import FiringStats
 
-__all__ = ["DataSource", "ModelSource", "processes", "share"]
+__all__ = ["DataSource", "ModelSource", "processes", "share", "subject"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,29 @@ class ModelSource:
         fixed = ":" not in self.name or not self.name.startswith(("zoo:", "torchvision:", "timm:"))
         classes = self.classes if self.classes is not None else None if fixed or images is None else len(images.classes)
         return model(self.name, weights=self.weights, classes=classes, seed=self.seed)
+
+
+def subject(
+    model: ModelSource, data: DataSource, stats: Path | None, normalize: Any, device: str | None = None, **choices: Any
+) -> "tuple[nn.Module, Any, FiringStats]":
+    """A model, batches of its training data, and its statistics.
+
+    Args:
+        model: The model.
+        data: Its training data.
+        stats: A file of its statistics; else its training data is recorded now.
+        normalize: As for batches.
+        device: Where the model is to be.
+        choices: How to record.
+    """
+    from cofire.recording import record
+    from cofire.stats import load
+
+    images = data.load()
+    net = model.build(images)
+    net = net if device is None else net.to(device)
+    batches = images.batches(256, normalize=normalize)
+    return net, batches, load(stats) if stats is not None else record(net, batches, **choices)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from cofire.cli.options import (
     command,
     normal,
 )
-from cofire.sources import DataSource, ModelSource
+from cofire.sources import DataSource, ModelSource, subject
 
 __all__ = ["boost"]
 
@@ -57,19 +57,13 @@ def boost(
     from cofire.boosting import boost as room
     from cofire.errors import InputError
     from cofire.export import write_frame
-    from cofire.recording import record as reader
-    from cofire.stats import load
 
     if not 0 < held < 1:
         raise InputError("--held is a share between 0 and 1", f"found {held}")
     source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
-    images, norm = source.load(), normal(normalize)
+    norm = normal(normalize)
     validation, test = (part.batches(256, normalize=norm) for part in source.load("test").split(held, seed=seed))
-    net = ModelSource(model, weights, classes, seed).build(images)
-    if device is not None:
-        net = net.to(device)
-    batches = images.batches(256, normalize=norm)
-    loaded = load(stats) if stats is not None else reader(net, batches)
+    net, batches, loaded = subject(ModelSource(model, weights, classes, seed), source, stats, norm, device)
     boosted = room(net, batches, loaded, validation, method, layers=last, test=test, controls=controls, rate=rate, seed=seed)
     frame = boosted.summary()
     shown = frame.loc[frame["split"] == "test", list(_COLUMNS)]

@@ -27,7 +27,7 @@ from cofire.cli.options import (
     normal,
     say_all,
 )
-from cofire.sources import DataSource, ModelSource
+from cofire.sources import DataSource, ModelSource, subject
 
 __all__ = ["ablate", "depth", "prune"]
 
@@ -105,16 +105,12 @@ def prune(
     """Make a smaller model without the units of lowest value, and say what it costs and keeps."""
     from cofire.pruning import accuracy_of, cost
     from cofire.pruning import prune as room
-    from cofire.recording import record as reader
-    from cofire.stats import load
     from cofire.weights import save_weights
 
     source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
-    images = source.load()
-    test = source.load("test")
-    net, norm = ModelSource(model, weights, classes, seed).build(images), normal(normalize)
-    batches, unseen = images.batches(256, normalize=norm), test.batches(256, normalize=norm)
-    loaded = load(stats) if stats is not None else reader(net, batches, covariance=True)
+    test, norm = source.load("test"), normal(normalize)
+    unseen = test.batches(256, normalize=norm)
+    net, batches, loaded = subject(ModelSource(model, weights, classes, seed), source, stats, norm, covariance=True)
     keep = 0.5 if keep is None and max_drop is None else keep
     example = next(iter(test.batches(32, normalize=norm)))
     small = room(

@@ -24,7 +24,7 @@ from cofire.cli.options import (
     command,
     normal,
 )
-from cofire.sources import DataSource, ModelSource
+from cofire.sources import DataSource, ModelSource, subject
 
 __all__ = ["trust"]
 
@@ -53,17 +53,12 @@ def trust(
     from cofire import report as page
     from cofire.export import write_frame
     from cofire.familiarities import familiarity
-    from cofire.recording import record as reader
-    from cofire.stats import load
     from cofire.trusting import trust as room
 
     source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
-    images, held = source.load(), source.load(validation)
-    net, norm = ModelSource(model, weights, classes, seed).build(images), normal(normalize)
-    if device is not None:
-        net = net.to(device)
-    batches, unseen = images.batches(256, normalize=norm), held.batches(256, normalize=norm)
-    loaded = load(stats) if stats is not None else reader(net, batches)
+    held, norm = source.load(validation), normal(normalize)
+    unseen = held.batches(256, normalize=norm)
+    net, batches, loaded = subject(ModelSource(model, weights, classes, seed), source, stats, norm, device)
     found = room(net, batches, loaded, validation=unseen, layers=layers, at=at, seed=seed)
     frame = found.frame()
     typer.echo(frame[_SHOWN].round(4).to_string(index=False))
