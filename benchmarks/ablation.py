@@ -17,7 +17,6 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before NumPy and torch are loaded
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -26,11 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from _results import publish
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import cofire
-from cofire.files import atomic
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
@@ -164,17 +163,8 @@ def main() -> None:
         "net": name,
         "rows": rows,
     }
-    print(page(result))
     output = chosen.output or (None if chosen.quick else HERE / "ablation.json")
-    if output is not None:
-        with atomic(output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", "utf8")
-    if output == HERE / "ablation.json":
-        document = HERE.parent / "docs" / "benchmarks.md"
-        text = document.read_text("utf8")
-        head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}\n\n{page(result)}\n\n{tail}", "utf8")
+    publish(result, page(result), output, "ablation", "benchmarks.md", BEGIN, END)
 
 
 if __name__ == "__main__":

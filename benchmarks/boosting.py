@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from _results import publish
 from torch import nn
 
 import cofire
@@ -27,7 +28,6 @@ from cofire.probes import residual_probes
 from cofire.readings import Reader
 
 HERE = Path(__file__).resolve().parent
-MARK = "<!-- results -->"
 SHOWN = ("boosted", "last hidden layer", "all hidden layers by gradients", "one more epoch", "class scores alone", "paper")
 CONTROLS = ("inputs", "random labels", "paper: predictions only", "paper: permuted units", "temperature")
 
@@ -199,12 +199,7 @@ def main() -> None:
         with atomic(options.output) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")
     result = json.loads(options.output.read_text())
-    print(page(result))
-    if options.output == HERE / "boosting.json":
-        document = HERE.parent / "docs" / "boost.md"
-        head, mark, _ = document.read_text().partition(MARK)
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}{mark}\n\n{page(result)}\n")
+    publish(result, page(result), options.output, "boosting", "boost.md")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ docs/communities.md.
 """
 
 import argparse
-import json
 import os
 import platform
 from datetime import UTC, datetime
@@ -17,13 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from _results import publish
 
 import cofire
-from cofire.files import atomic
 from cofire.structure import structure
 
 HERE = Path(__file__).resolve().parent
-MARK = "<!-- results -->"
 
 
 def measured(stats, layer: str, restrict: str, seed: int) -> dict:
@@ -154,14 +152,7 @@ def main() -> None:
             for shuffled in (False, True)
         ],
     }
-    with atomic(options.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    print(page(result))
-    document = HERE.parent / "docs" / "communities.md"
-    if options.output == HERE / "communities.json":
-        head, mark, _ = document.read_text().partition(MARK)
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}{mark}\n\n{page(result)}\n")
+    publish(result, page(result), options.output, "communities", "communities.md")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import argparse
 import importlib.util
-import json
 import platform
 import statistics
 import sys
@@ -29,11 +28,11 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 import torch
+from _results import publish
 
 import cofire
 from cofire.bisection import bisect
 from cofire.cofiring import Cofiring
-from cofire.files import atomic
 from cofire.graphs import Coactivation
 from cofire.layouts import force_layout
 
@@ -283,17 +282,8 @@ def main() -> None:
         "versions": {name: cofire.__version__ if name == "cofire" else version(name) for name in names},
         "groups": groups,
     }
-    print(page(result))
     output = chosen.output or (None if chosen.quick else HERE / "graphs.json")
-    if output is not None:
-        with atomic(output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", "utf8")
-    if output == HERE / "graphs.json":
-        document = HERE.parent / "docs" / "benchmarks.md"
-        text = document.read_text("utf8")
-        head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}\n\n{page(result)}\n\n{tail}", "utf8")
+    publish(result, page(result), output, "graphs", "benchmarks.md", BEGIN, END)
 
 
 if __name__ == "__main__":

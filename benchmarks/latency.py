@@ -15,7 +15,6 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before NumPy and torch are loaded
 
 import argparse
-import json
 import platform
 import time
 from datetime import UTC, datetime
@@ -24,11 +23,11 @@ from pathlib import Path
 
 import torch
 import torchvision
+from _results import publish
 from _timing import spread
 
 import cofire
 from cofire.boosted import Boosted, Rereading, plan_of
-from cofire.files import atomic
 from cofire.hidden import blocks_of
 from cofire.readings import Reader
 from cofire.stacking import Stack
@@ -96,15 +95,7 @@ def main() -> None:
         "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores", "torch": version("torch"),
         "cofire": cofire.__version__, "rounds": options.rounds, "units": units, "rows": rows,
     }  # fmt: skip
-    print(page(result))
-    with atomic(options.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", "utf8")
-    if options.output == HERE / "latency.json":
-        document = HERE.parent / "docs" / "benchmarks.md"
-        text = document.read_text("utf8")
-        head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}\n\n{page(result)}\n\n{tail}", "utf8")
+    publish(result, page(result), options.output, "latency", "benchmarks.md", BEGIN, END)
 
 
 if __name__ == "__main__":

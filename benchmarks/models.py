@@ -9,7 +9,6 @@ accepts, with random weights (none can be fetched offline, so the numbers say wh
 """
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -19,10 +18,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from _results import publish
 
 import cofire
 from cofire import report
-from cofire.files import atomic
 
 HERE = Path(__file__).resolve().parent
 MODELS = (("resnet50", 64), ("vgg16", 64), ("inception_v3", 96))
@@ -163,14 +162,7 @@ def main() -> None:
         "mnist": mnist(root, options.limit, options.epochs, options.seed),
         "cifar10": [cifar(name, size, root, options.pictures, options.seed) for name, size in MODELS],
     }
-    with atomic(options.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    print(page(result))
-    if options.output == HERE / "models.json":
-        document = HERE.parent / "docs" / "results.md"
-        head, _, _ = document.read_text().partition("<!-- results -->")
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}<!-- results -->\n\n{page(result)}\n")
+    publish(result, page(result), options.output, "models", "results.md")
 
 
 if __name__ == "__main__":

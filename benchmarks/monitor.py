@@ -17,7 +17,6 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before NumPy and torch are loaded
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -28,11 +27,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _results import publish
 from _timing import spread
 from torch import Tensor, nn
 
 import cofire
-from cofire.files import atomic
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- monitor: begin -->", "<!-- monitor: end -->"
@@ -152,17 +151,8 @@ def main() -> None:
         "versions": {"cofire": cofire.__version__, "torch": version("torch")},
         "nets": nets,
     }  # fmt: skip
-    print(page(result))
     output = chosen.output or (None if chosen.quick else HERE / "monitor.json")
-    if output is not None:
-        with atomic(output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", "utf8")
-    if output == HERE / "monitor.json":
-        document = HERE.parent / "docs" / "benchmarks.md"
-        text = document.read_text("utf8")
-        head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}\n\n{page(result)}\n\n{tail}", "utf8")
+    publish(result, page(result), output, "monitor", "benchmarks.md", BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torch_pruning
+from _results import publish
 from torch import nn
 
 import cofire
 from cofire.batches import example_batch
-from cofire.files import atomic
 from cofire.firing import unit_spread
 from cofire.grouping import groups_of
 from cofire.moments import fisher_moments
@@ -164,15 +164,7 @@ def main() -> None:
             if row["net"] == name
         ],
     }  # fmt: skip
-    with atomic(options.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    print(page(result))
-    if options.output == HERE / "pruning.json":
-        document = HERE.parent / "docs" / "ablation.md"
-        head, begin, rest = document.read_text().partition(BEGIN)
-        _, end, tail = rest.partition(END)
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}{begin}\n\n{page(result)}\n\n{end}{tail}")
+    publish(result, page(result), options.output, "pruning", "ablation.md", BEGIN, END)
 
 
 if __name__ == "__main__":

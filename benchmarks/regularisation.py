@@ -8,7 +8,6 @@ interval is Student's, over seeds. Writes benchmarks/regularisation.json and the
 """
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -17,15 +16,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _results import publish
 from scipy.stats import t as student
 
 import cofire
-from cofire.files import atomic
 from cofire.margins import mean_accuracy, outputs
 from cofire.regularisation import soft_class_selectivity, soft_entropy, soft_modularity
 
 HERE = Path(__file__).resolve().parent
-MARK = "<!-- results -->"
 TERMS = {
     "entropy": lambda acts, _labels: soft_entropy(acts, bins=10).mean(),
     "modularity": soft_modularity,
@@ -143,14 +141,7 @@ def main() -> None:
         "seconds": round(time.process_time() - start),
         "rows": rows,
     }
-    with atomic(options.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    print(page(result))
-    if options.output == HERE / "regularisation.json":
-        document = HERE.parent / "docs" / "regularisation.md"
-        head, mark, _ = document.read_text().partition(MARK)
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}{mark}\n\n{page(result)}\n")
+    publish(result, page(result), options.output, "regularisation", "regularisation.md")
 
 
 if __name__ == "__main__":

@@ -7,22 +7,20 @@ Writes benchmarks/removing.json and the tables of docs/ablation.md.
 """
 
 import argparse
-import json
 import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from _results import publish
 
 import cofire
 from cofire.ablation import curves_of
-from cofire.files import atomic
 from cofire.pruning import accuracy_of
 from cofire.removals import check_layer
 
 HERE = Path(__file__).resolve().parent
-MARK = "<!-- results -->"
 MEASURES = ("firing_entropy", "mutual_information", "kl_selectivity")
 POINTS = 41
 
@@ -217,14 +215,7 @@ def main() -> None:
         "pruning": pruning(root, options.limit, max(1, options.epochs // 2), options.seeds),
         "depth": depth(root, options.limit, max(1, options.epochs // 3)),
     }
-    with atomic(options.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    print(page(result))
-    if options.output == HERE / "removing.json":
-        document = HERE.parent / "docs" / "ablation.md"
-        head, mark, _ = document.read_text().partition(MARK)
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}{mark}\n\n{page(result)}\n")
+    publish(result, page(result), options.output, "removing", "ablation.md")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ fitted on. NAC is pytorch-ood's, where that is installed. Writes benchmarks/trus
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 from collections.abc import Iterable
@@ -19,18 +18,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _results import publish
 from torch import Tensor, nn
 
 import cofire
 from cofire import detection, rivals
-from cofire.files import atomic
 from cofire.nets import seeded
 from cofire.readings import Reader
 from cofire.selective import CONTROL, HEAD
 from cofire.trusting import cross_fitted
 
 HERE = Path(__file__).resolve().parent
-MARK = "<!-- results -->"
 SETS = {
     "mnist": {"other": ("fashion-mnist", "test"), "epochs": 4},
     "fashion-mnist": {"other": ("mnist", "test"), "epochs": 8},
@@ -313,15 +311,7 @@ def main() -> None:
         "rows": rows,
     }
     output = options.output or (None if options.quick else HERE / "trust.json")
-    if output is not None:
-        with atomic(output) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
-    print(page(result))
-    if output == HERE / "trust.json":
-        document = HERE.parent / "docs" / "trust.md"
-        head, mark, _ = document.read_text().partition(MARK)
-        with atomic(document) as temporary:
-            temporary.write_text(f"{head}{mark}\n\n{page(result)}\n")
+    publish(result, page(result), output, "trust", "trust.md")
 
 
 if __name__ == "__main__":
