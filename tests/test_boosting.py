@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from torch import nn
 
 import cofire
@@ -19,7 +20,7 @@ from cofire.gains import is_gain
 from cofire.hidden import blocks_of, rows
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
-from cofire.residuals import Sums, corrections
+from cofire.residuals import RIDGES, Corrector, Sums
 from cofire.scoring import accuracy, log_loss, mcnemar
 from cofire.stacking import cross_fitted, folds_of, stacked
 
@@ -79,7 +80,7 @@ def test_where_every_probability_is_right_there_is_nothing_to_correct():
     labels = torch.arange(4).repeat(5)
     sums = Sums.empty(3, 4)
     sums.update(torch.randn(20, 3), torch.nn.functional.one_hot(labels, 4) * 1e4, labels)
-    assert torch.equal(corrections(sums), torch.zeros(7, 4, 4, dtype=torch.float64))
+    assert torch.equal(Corrector(sums)(sums.gradient), torch.zeros(len(RIDGES), 4, 4, dtype=torch.float64))
 
 
 def test_without_features_the_correction_moves_to_the_class_shares():
@@ -88,7 +89,7 @@ def test_without_features_the_correction_moves_to_the_class_shares():
     for _ in range(30):  # Newton steps with a bound of the curvature
         sums = Sums.empty(0, 2)
         sums.update(torch.zeros(40, 0), weights[-1].expand(40, 2), labels)
-        weights = corrections(sums, [1.0], start=weights)[0]
+        weights = Corrector(sums, [1.0])(sums.gradient, weights)[0]
     assert weights[-1].softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-6)
 
 
@@ -106,6 +107,14 @@ def test_a_temperature_turns_no_scores_around():
     labels = torch.arange(3).repeat(50)
     worst = -5.0 * torch.nn.functional.one_hot(labels, 3)
     assert stacked(worst, labels).own > 0
+
+
+def test_a_class_without_held_out_samples_keeps_its_place():
+    lots = torch.Generator().manual_seed(3)
+    own, labels = torch.randn(2000, 3, generator=lots), torch.randint(2, (2000,), generator=lots)
+    stack = stacked(own, labels, [torch.randn(2000, 3, generator=lots)])
+    assert stack.offset[2] < stack.offset[:2].min() - 2
+    assert stack.offset.abs().max() < 10  # the likelihood alone would go to minus infinity
 
 
 def test_the_papers_second_opinion():
@@ -197,7 +206,50 @@ def test_corrections_are_those_of_a_direct_solve(ridge):
     sums = Sums.empty(7, 4)
     for part in range(0, 300, 64):
         sums.update(x[part : part + 64], z[part : part + 64], y[part : part + 64])
-    assert torch.allclose(corrections(sums, [ridge])[0], direct(x, z, y, ridge, 4), rtol=0, atol=1e-6)
+    assert torch.allclose(Corrector(sums, [ridge])(sums.gradient)[0], direct(x, z, y, ridge, 4), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(300, 4), (1500, 4), (1200, 30)])
+def test_a_stack_is_that_of_a_general_optimiser(samples, classes):
+    lots = torch.Generator().manual_seed(classes)
+    labels = torch.randint(classes, (samples,), generator=lots)
+    right = torch.nn.functional.one_hot(labels, classes)
+    own, other = (3 * (right + torch.randn(samples, classes, generator=lots)).double() for _ in range(2))
+    offsets = samples >= 1000
+
+    def loss(values):
+        logs = (values[0] * own + values[1] * other + torch.as_tensor(values[2:] if offsets else 0.0)).log_softmax(1)
+        prior = values[2:] @ values[2:] / samples if offsets else 0.0
+        return float(-logs[torch.arange(samples), labels].mean()) + prior / 2 + 1e-6 * values[:2] @ values[:2]
+
+    found = minimize(loss, [1.0, 0.0, *[0.0] * classes * offsets], method="BFGS", options={"gtol": 1e-7}).x
+    stack = stacked(own, labels, [other])
+    assert (stack.own, stack.other) == pytest.approx(found[:2], abs=1e-4)
+    assert stack.offset.tolist() == pytest.approx(found[2:] if offsets else [0.0] * classes, abs=1e-3)
+
+
+def test_what_does_not_fit_into_memory_is_read_again_and_gives_the_same(monkeypatch):
+    net, x, y = problem(8)
+    batches, held, test = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+
+    class Counted(list):
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return super().__iter__()
+
+    found, times = [], []
+    for room in (2**20, 2**12):
+        monkeypatch.setattr("cofire.keeping._ROOM", room)
+        fitted = Counted(batches)
+        found.append(cofire.boost(net, fitted, stats, validation=held, controls=False, progress=False))
+        times.append(fitted.times)
+    assert times[0] == 2  # once to see that it is no iterator
+    assert times[1] > 3
+    assert found[0].gained
+    assert torch.equal(scores_over(found[0], test), scores_over(found[1], test))
 
 
 def test_raw_and_centred_features_give_one_correction():
@@ -209,7 +261,7 @@ def test_raw_and_centred_features_give_one_correction():
     for x in (raw, (raw - raw.mean(0)).float()):
         sums = Sums.empty(6, 3)
         sums.update(x, z, y)
-        weights = corrections(sums, [1e-3])[0]
+        weights = Corrector(sums, [1e-3])(sums.gradient)[0]
         both.append(x.double() @ weights[:-1] + weights[-1])
     assert torch.allclose(both[0], both[1], rtol=0, atol=1e-4)
 
@@ -222,13 +274,26 @@ def test_thousands_of_features_and_classes():
     sums = Sums.empty(3000, 1000)
     for part in range(0, 4000, 1000):
         sums.update(x[part : part + 1000], z[part : part + 1000], y[part : part + 1000])
-    found = corrections(sums, [1e-2])[0]
+    found = Corrector(sums, [1e-2])(sums.gradient)[0]
     p = z.double().softmax(1)
     full = torch.cat([x.double(), torch.ones(4000, 1, dtype=torch.float64)], 1)
     curvature = (full * (1 - p.square().sum(1))[:, None]).T @ full / 4000
     curvature[:-1, :-1] += 1e-2 * torch.eye(3000, dtype=torch.float64)
     wanted = torch.linalg.solve(curvature, full.T @ (torch.nn.functional.one_hot(y, 1000).double() - p) / 4000)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+def test_a_ridge_below_the_rounding_of_sums_is_left_out():
+    lots = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 1, generator=lots) * torch.ones(300) * 30 + 1e-3 * torch.randn(400, 300, generator=lots)
+    sums = Sums.empty(300, 3)
+    sums.update(x, torch.randn(400, 3, generator=lots), torch.randint(3, (400,), generator=lots))
+    found = Corrector(sums, [1e-9, 1e-1])(sums.gradient)
+    assert found.shape == (1, 301, 3)
+    assert found.isfinite().all()
+    sums.curvature[0, 0] = torch.nan
+    with pytest.raises(InputError, match="features must be finite"):
+        Corrector(sums)
 
 
 def test_steps_fall_to_a_logistic_regression_and_never_rise():
@@ -240,7 +305,7 @@ def test_steps_fall_to_a_logistic_regression_and_never_rise():
     for _ in range(60):
         sums = Sums.empty(5, 3)
         sums.update(x, z + (x.double() @ weights[:-1] + weights[-1]), y)
-        weights = corrections(sums, [1e-3], start=weights)[0]
+        weights = Corrector(sums, [1e-3])(sums.gradient, weights)[0]
         seen.append(log_loss(x.double() @ weights[:-1] + weights[-1], y) + 1e-3 / 2 * float(weights[:-1].square().sum()))
     regression = residual_probes(x.double(), z.double(), y, ridges=[1e-3])[0]
     assert all(later <= before + 1e-12 for before, later in itertools.pairwise(seen))

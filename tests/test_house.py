@@ -71,6 +71,7 @@ ROOMS = (
         "runs",
         "rankings",
         "hidden",
+        "keeping",
         "residuals",
         "stacking",
         "probes",

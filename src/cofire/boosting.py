@@ -1,6 +1,7 @@
 """A frozen classifier made better, where there is something to gain, from what its hidden layers hold."""
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -9,14 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cofire.batches import fingerprints
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_heads, probes, trained_on
 from cofire.errors import CofireWarning, InputError
 from cofire.gains import class_rows, is_gain, reliability_rows, rows_of, words_of
 from cofire.hidden import blocks_of, rows
-from cofire.readings import Reader, Reading
-from cofire.residuals import Sums, corrections
+from cofire.keeping import Rows
+from cofire.readings import Reader
+from cofire.residuals import Corrector, Sums
 from cofire.scoring import log_loss
 from cofire.stacking import Stack, cross_fitted, stacked
 from cofire.stats import FiringStats
@@ -24,11 +25,11 @@ from cofire.wrappers import unwrap
 
 __all__ = ["boost"]
 
-_STEPS = 3
-"""Corrections after the first, at most."""
+_STEPS, _WORTH = 5, 0.003
+"""Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
 
-_FAR = (1.0, 2.0, 4.0)
-"""How many times as far as its length a step is tried."""
+_FAR = (1.0, 3.0)
+"""How many times as far as its length a step is tried: the bound of the curvature makes short ones."""
 
 
 def boost(
@@ -39,13 +40,15 @@ def boost(
     r"""A frozen model with a head that reads its hidden layers again, beside the controls that say what the head is worth.
 
     ``method="auto"`` adds a linear function of all hidden units to the class scores. It comes in closed form from sums over
-    ``batches`` (two to four readings; nothing is kept), and ``validation`` fits how much of it is added:
+    ``batches``, and ``validation`` fits how much of it is added:
 
     .. math:: a\,z + b\,x W + c, \qquad W = (H/n + \lambda D)^{-1} G / n .
 
     It is accepted only where, on held-out samples that a fit did not see, it lowers the log-loss below that of a fitted
     temperature with a 95 % interval above 0, and no accuracy is lost. Else the model comes back, with a temperature if that
     lowers the log-loss in the same sense. ``method="paper"`` is the auxiliary net of the paper, and always accepted.
+
+    Data whose hidden units fit into 512 MB are read once for the fit; others once more for each step, with the same result.
 
     Source:
         "paper": paper 000, section 5.2 and equation 16. "auto": ours; see :mod:`cofire.residuals`.
@@ -59,8 +62,8 @@ def boost(
         layers: The hidden layers to read: names, or how many of the last; by default all ("auto") or the last ("paper").
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
-        features: Read at most so many numbers per sample; the fit takes its square in memory. Above it, every layer gives the
-            units that say most about the class.
+        features: Read at most so many numbers per sample; the fit takes seven times its square in memory, in float64. Above
+            it, every layer gives the units that say most about the class.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
         seed: Of everything that is drawn.
@@ -91,22 +94,19 @@ def boost(
             raise InputError(f"{name} must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
     copied = copy.deepcopy(unwrap(model)) if controls else None  # before hooks are on it
     with Reader(model, stats, _chosen(stats, layers, 1 if method == "paper" else len(stats)), device) as reader:
-        fitting = _Fitting(reader, features, seed, progress)
-        fitting.first(batches)
-        fitting.steps(batches, validation)
-        methods: dict[str, Method] = {"auto": fitting.auto}
-        paper = None
+        fitting = _Fitting(reader, batches, validation, features, seed, progress)
+        fitting.first()
+        fitting.steps()
+        paper, methods = None, {}
         if controls or method == "paper":
-            paper, more = fitting.controls(batches, copied, method, scaled, rate)
-            methods |= more
-        seen: set[bytes] = set()
-        held = fitting.measured(validation, methods, seen)
-        if both := len(seen & fitting.seen):
+            paper, methods = fitting.controls(copied, method, scaled, rate)
+        held = fitting.measured(fitting.validation, methods)
+        if both := len(fitting.validation.fingerprints & fitting.batches.fingerprints):
             warnings.warn(
                 f"{both:,} samples of validation are in batches too: gains look larger than they are",
                 CofireWarning, stacklevel=2,
             )  # fmt: skip
-        tested = fitting.measured(test, methods) if test is not None else None
+        tested = fitting.measured(fitting.rows_of(test, "measuring on test"), methods) if test is not None else None
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
     scores, stacks = _fitted(held, seed)
     decision = "paper" if method == "paper" else _decided(scores, held.labels)
@@ -142,12 +142,13 @@ class _Measured:
 class _Fitting:
     """One call of :func:`boost`: the passes over the data, and what they leave."""
 
-    def __init__(self, reader: Reader, features: int, seed: int, progress: bool):
+    def __init__(self, reader: Reader, batches: Iterable, validation: Iterable, features: int, seed: int, progress: bool):
         self.reader, self.stats, self.seed, self.progress = reader, reader.stats, seed, progress
         self.blocks = blocks_of(reader.stats, reader.names, features)
+        self.batches = self.rows_of(batches, "boost, fitting")
+        self.validation = self.rows_of(validation, "boost, held-out data")
         self.lots = torch.Generator().manual_seed(seed)
         self.notes: list[str] = []
-        self.seen: set[bytes] = set()
         self.weights: Tensor = torch.empty(0)
         read, there = sum(len(block.units) for block in self.blocks), sum(reader.stats[name].units for name in reader.names)
         if read < there:
@@ -155,7 +156,11 @@ class _Fitting:
                 f"It reads {read:,} of {there:,} hidden units, in every layer those that say most about the class."
             )
 
-    def first(self, batches: Iterable) -> None:
+    def rows_of(self, data: Iterable, what: str) -> Rows:
+        """The features of a data set."""
+        return Rows(self.reader, data, self.blocks, what, self.progress)
+
+    def first(self) -> None:
         """Sums at the model's own scores, and the corrections that follow."""
         classes = self.stats.classes
         sums = Sums.empty(sum(block.width for block in self.blocks), classes, self.reader.device)
@@ -163,81 +168,70 @@ class _Fitting:
         self.random = torch.zeros_like(sums.gradient)
         shares = self.stats.class_counts.double() / self.stats.samples
         right = 0
-        for reading in self.reader.over(batches, "boost, first reading", self.progress):
-            row = self.rows(reading)
-            sums.update(row, reading.logits, reading.labels)
-            drawn = torch.multinomial(shares, len(reading), replacement=True, generator=self.lots).to(reading.labels)
-            self.random += sums.gradient_of(row, reading.logits, drawn)
-            counts += torch.bincount(reading.labels, minlength=classes).cpu()
-            right += int((reading.logits.argmax(1) == reading.labels).sum())
-            self.seen |= set(fingerprints(reading.inputs))
+        for row, scores, labels in self.batches:
+            sums.update(row, scores, labels)
+            drawn = torch.multinomial(shares, len(row), replacement=True, generator=self.lots).to(labels)
+            self.random += sums.gradient_of(row, scores, drawn)
+            counts += torch.bincount(labels, minlength=classes).cpu()
+            right += int((scores.argmax(1) == labels).sum())
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
         if empty:
             raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
-        self.sums, self.weights = sums, corrections(sums)
+        self.corrector = Corrector(sums)
+        self.weights = self.corrector(sums.gradient)
 
-    def steps(self, batches: Iterable, validation: Iterable) -> None:
-        """More steps, each from the best correction so far, while held-out log-loss falls by a hundredth."""
+    def steps(self) -> None:
+        """More steps, each from the best correction so far, while held-out log-loss falls."""
         reached = math.inf
         for _ in range(_STEPS):
-            held = self.measured(validation, {"auto": self.auto})
+            held = self.measured(self.validation, {})
             stack = stacked(held.own, held.labels, held.others["auto"])
             loss = log_loss(stack(held.own, held.others["auto"]), held.labels)
-            if loss > 0.99 * reached:
+            if loss > (1 - _WORTH) * reached:
                 return
             reached = loss
             best = stack.other * self.weights[stack.place]
             best[-1] += stack.offset.to(best)
-            sums = Sums.empty(len(best) - 1, self.stats.classes, self.reader.device)
-            for reading in self.reader.over(batches, "boost, one more step", self.progress):
-                row = self.rows(reading)
-                sums.update(row, stack.own * reading.logits + _added(row, best), reading.labels)
-            further = corrections(sums, start=best) - best
-            # The bound of the curvature makes short steps where many classes are in question.
+            gradient = torch.zeros_like(best)
+            for row, scores, labels in self.batches:
+                gradient += Sums.gradient_of(row, stack.own * scores + _added(row, best[None])[0], labels)
+            further = self.corrector(gradient, best) - best
             self.weights = torch.cat([best[None], *(best + far * further for far in _FAR)])
 
-    def rows(self, reading: Reading) -> Tensor:
-        """Features of a batch."""
-        return rows(self.blocks, reading.units, reading.firing)
-
-    def auto(self, reading: Reading) -> list[Tensor]:
-        """What each of the corrections adds to the scores."""
-        row = self.rows(reading)
-        return [_added(row, each) for each in self.weights]
-
-    def controls(self, batches: Iterable, copied: nn.Module | None, method: str, scaled: bool, rate: float):
+    def controls(self, copied: nn.Module | None, method: str, scaled: bool, rate: float):
         """The paper's head, and the methods to stand beside the boost; all of them where there is a copy to train on."""
         reader, names = self.reader, self.reader.names if method == "paper" else self.reader.names[-1:]
+        batches, row = self.batches.batches, lambda reading: rows(self.blocks, reading.units, reading.firing)
         parts = {"scores": lambda reading: reading.logits, "labels": lambda reading: reading.labels}
         parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in names}
         if copied is not None:
-            parts |= {"rows": self.rows, "inputs": inputs_of}
-        kept, share = keep(reader, batches, parts, self.sums.samples, self.seed, self.progress)
+            parts |= {"rows": row, "inputs": inputs_of}
+        kept, share = keep(reader, batches, parts, self.corrector.samples, self.seed, self.progress)
         if share < 1:
             self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
         paper, methods = paper_heads(kept, self.stats, names, scaled, self.seed)
         if copied is not None:
-            noise = corrections(Sums(self.sums.curvature, self.random, self.sums.samples))
+            noise = self.corrector(self.random)
             methods |= probes(kept, self.blocks)
-            methods["random labels"] = lambda reading: [_added(self.rows(reading), each) for each in noise]
+            methods["random labels"] = lambda reading: _added(row(reading), noise)
             methods["one more epoch"] = trained_on(
                 copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed
             )
         return paper, methods
 
-    def measured(self, data: Iterable, methods: dict[str, Method], seen: set[bytes] | None = None) -> _Measured:
-        """Class scores of every method over a data set; the fingerprints of its samples go to ``seen``."""
+    def measured(self, data: Rows, methods: dict[str, Method]) -> _Measured:
+        """Class scores of every method over a data set; without other methods the model need not read it again."""
         own, labels = [], []
-        others: dict[str, list[list[Tensor]]] = {name: [] for name in methods}
-        for reading in self.reader.over(data, "measuring", self.progress):
-            own.append(reading.logits)
-            labels.append(reading.labels)
-            if seen is not None:
-                seen |= set(fingerprints(reading.inputs))
-            for name, method in methods.items():
-                others[name].append(method(reading))
+        others: dict[str, list[list[Tensor]]] = {name: [] for name in ("auto", *methods)}
+        for reading, (row, scores, true) in data.read() if methods else zip(itertools.repeat(None), data):
+            own.append(scores)
+            labels.append(true)
+            others["auto"].append(_added(row, self.weights))
+            if reading is not None:
+                for name, method in methods.items():
+                    others[name].append(method(reading))
         joined = {name: [torch.cat(parts) for parts in zip(*found, strict=True)] for name, found in others.items()}
         return _Measured(torch.cat(own), torch.cat(labels), joined)
 
@@ -272,8 +266,10 @@ def _named(scores: dict[str, Tensor], decision: str) -> dict[str, Tensor]:
     return first | others
 
 
-def _added(row: Tensor, weights: Tensor) -> Tensor:
-    return torch.addmm(weights[-1].to(row), row, weights[:-1].to(row))
+def _added(row: Tensor, weights: Tensor) -> list[Tensor]:
+    """What each of several corrections adds to the scores."""
+    wide = torch.cat(list(weights.to(row)), 1)
+    return list(torch.addmm(wide[-1], row, wide[:-1]).split(weights.shape[2], 1))
 
 
 def _chosen(stats: FiringStats, layers: int | str | Sequence[str] | None, default: int) -> list[str]:

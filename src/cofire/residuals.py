@@ -9,9 +9,10 @@ from torch import Tensor
 
 from cofire.errors import InputError
 
-__all__ = ["Sums", "corrections"]
+__all__ = ["RIDGES", "Corrector", "Sums"]
 
-_RIDGES = (4e-5, 2e-4, 1e-3, 4e-3, 2e-2, 1e-1, 1.0)
+RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1)
+"""Penalties of which held-out samples choose."""
 
 
 @dataclass
@@ -85,36 +86,56 @@ class Sums:
         )
 
 
-def corrections(
-    sums: Sums, ridges: Sequence[float] = _RIDGES, start: Float[Tensor, "rows classes"] | None = None
-) -> Float[Tensor, "ridges rows classes"]:
-    r"""Weights of the correction, one for each ridge; the last row is the intercept.
+class Corrector:
+    r"""Weights of a correction at one curvature, for any gradient and start; the last row is the intercept.
 
     .. math:: W = W_0 + (H / n + \lambda D)^{-1} (G / n - \lambda D W_0)
 
-    with D the identity, and 0 for the intercept. It is one Newton step on the ridge-penalised log-loss.
+    with D the identity, and 0 for the intercept. It is one Newton step on the ridge-penalised log-loss; because H bounds the
+    curvature at other scores nearly as well, the factors of H serve further steps.
 
     Source:
         Ours; the bound of the curvature is in the spirit of Böhning 1992, "Multinomial logistic regression algorithm".
 
     Args:
-        sums: Taken at the scores to correct, or with ``start`` at those already corrected by it.
-        ridges: Values of lambda.
-        start: Weights that the scores in the sums already hold.
+        sums: Hold H and n.
+        ridges: Values of lambda, of which each takes (features + 1)² numbers; those too small for the rounding of the sums are
+            left out.
 
-    Returns:
-        float64. Where nothing is left to correct (all probabilities 0 or 1 and right) they are 0.
+    Raises:
+        InputError: No samples, or features that are not finite.
     """
-    if not sums.samples:
-        raise InputError("a correction needs at least one sample", "the sums are empty")
-    curvature, gradient = sums.curvature / sums.samples, sums.gradient / sums.samples
-    before = torch.zeros_like(gradient) if start is None else start.to(gradient)
-    penalised = torch.ones(len(gradient), dtype=torch.float64, device=gradient.device)
-    penalised[-1] = 0
-    found = []
-    for ridge in ridges:
-        matrix = curvature + torch.diag(ridge * penalised)
-        matrix[-1, -1] += 1e-12  # the intercept, where every probability is 0 or 1
-        step = gradient - ridge * penalised[:, None] * before
-        found.append(before + torch.cholesky_solve(step, torch.linalg.cholesky(matrix)))
-    return torch.stack(found)
+
+    def __init__(self, sums: Sums, ridges: Sequence[float] = RIDGES):
+        if not sums.samples:
+            raise InputError("a correction needs at least one sample", "the sums are empty")
+        self.samples = sums.samples
+        self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
+        self.penalised[-1] = 0
+        self._factors: dict[float, Tensor] = {}
+        for ridge in ridges:
+            matrix = sums.curvature / sums.samples + torch.diag(ridge * self.penalised[:, 0])
+            matrix[-1, -1] += 1e-12  # the intercept, where every probability is 0 or 1
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            if not failed:  # a ridge below the rounding of sums in float32 is no use
+                self._factors[ridge] = factor
+        if not self._factors:
+            raise InputError(
+                "features must be finite and of like size", f"no ridge up to {max(ridges)} makes their sums definite"
+            )
+
+    def __call__(
+        self, gradient: Float[Tensor, "rows classes"], start: Float[Tensor, "rows classes"] | None = None
+    ) -> Float[Tensor, "ridges rows classes"]:
+        """The weights, one for each ridge that is used, float64; where nothing is left to correct they are 0.
+
+        Args:
+            gradient: G over all samples, taken at the scores to correct, or with ``start`` at those already corrected by it.
+            start: Weights that these scores already hold.
+        """
+        before = torch.zeros_like(gradient) if start is None else start.to(gradient)
+        found = []
+        for ridge, factor in self._factors.items():
+            slope = gradient / self.samples - ridge * self.penalised * before
+            found.append(before + torch.cholesky_solve(slope, factor))
+        return torch.stack(found)

@@ -1,10 +1,8 @@
 """A few numbers, fitted on held-out samples, that put corrected class scores beside the model's own."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,7 +11,14 @@ from cofire.errors import InputError
 
 __all__ = ["Stack", "cross_fitted", "folds_of", "stacked"]
 
-_ENOUGH = 1000  # labels from which an offset for each class is fitted too
+_ENOUGH = 1000
+"""Labels from which an offset for each class is fitted too."""
+
+_RIDGE, _LEAST = 2e-6, 1e-3
+"""The smallest of ridges keeps the factors finite where every sample is right; the model's own factor stays above a bound, so
+that a temperature changes no prediction."""
+
+_STEPS, _HALVINGS, _CLOSE = 50, 30, 1e-13
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ def stacked(
 ) -> Stack:  # fmt: skip
     """The stack of lowest log-loss; without others, the model's temperature.
 
+    Offsets have a normal prior of variance 1, as one sample would weigh: a class that no held-out sample is of keeps its place.
+
     Args:
         own: The model's class scores on held-out samples.
         labels: Their true classes.
@@ -57,7 +64,10 @@ def stacked(
     """
     if not len(labels):
         raise InputError("stacking needs held-out samples", "found none")
-    found = [_fit(own, labels, other, index, starts) for index, other in enumerate(others or [None])]
+    found: list[tuple[float, Stack]] = []
+    for index, other in enumerate(others or [None]):
+        start = starts[index] if starts else found[-1][1] if found else None  # neighbours are alike
+        found.append(_fit(own, labels, other, index, start))
     return min(found, key=lambda pair: pair[0])[1]
 
 
@@ -77,7 +87,7 @@ def cross_fitted(
 ) -> Float[Tensor, "samples classes"]:  # fmt: skip
     """Scores of every sample from a stack that was fitted, and chosen, without its fold; float64."""
     place = folds_of(labels, folds, seed)
-    starts = [_fit(own, labels, other, index, None)[1] for index, other in enumerate(others)] or None
+    starts = [_fit(own, labels, other, index)[1] for index, other in enumerate(others)] or None
     scores = torch.empty_like(own, dtype=torch.float64)
     for fold in range(folds):
         inside, outside = place == fold, place != fold
@@ -90,29 +100,53 @@ def cross_fitted(
     return scores
 
 
-def _fit(own: Tensor, labels: Tensor, other: Tensor | None, place: int, starts) -> tuple[float, Stack]:
-    from scipy.optimize import minimize
+def _fit(own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: Stack | None = None) -> tuple[float, Stack]:
+    """The stack of lowest log-loss, by Newton's method: with a tiny penalty on the factors and a prior on the offsets."""
+    n, classes = own.shape
+    parts = [own.double()] if other is None else [own.double(), other.double()]
+    factors, offsets = len(parts), classes if other is not None and n >= _ENOUGH else 0
+    start = start or Stack(1.0, 0.0, torch.zeros(classes, dtype=torch.float64))
+    values = torch.cat([torch.tensor([start.own, start.other][:factors]).to(parts[0]), start.offset.to(parts[0])[:offsets]])
+    prior = torch.cat([values.new_full((factors,), _RIDGE), values.new_full((offsets,), 1 / n)])
+    mine = labels[:, None]
+    true = torch.stack([part.gather(1, mine).sum() for part in parts])
+    if offsets:
+        true = torch.cat([true, torch.bincount(labels, minlength=classes).to(true)])
 
-    own, n = own.double(), len(labels)
-    classes, target = own.shape[1], torch.nn.functional.one_hot(labels, own.shape[1]).double()
-    other = None if other is None else other.double()
-    begun = starts[place] if starts else Stack(1.0, 0.0, torch.zeros(classes, dtype=torch.float64), place)
-    count = classes if other is not None and n >= _ENOUGH else 0  # of offsets
+    def at(values: Tensor) -> tuple[float, Tensor]:
+        """The loss, and the logarithms of the probabilities."""
+        scores = values[0] * parts[0] if factors == 1 else values[0] * parts[0] + values[1] * parts[1]
+        logs = (scores + values[factors:] if offsets else scores).log_softmax(1)
+        return float(-logs.gather(1, mine).sum() / n + (prior * values.square()).sum() / 2), logs
 
-    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        offset = torch.from_numpy(values[2:]).to(own.device) if count else 0.0
-        scores = math.exp(values[0]) * own + (0.0 if other is None else values[1] * other) + offset
-        logs = scores.log_softmax(1)
-        residual = (logs.exp() - target) / n
-        factors = math.exp(values[0]) * float((residual * own).sum()), 0.0 if other is None else float((residual * other).sum())
-        slope = np.array(factors) + 2e-6 * values[:2]
-        offsets = residual.sum(0).cpu().numpy() if count else np.empty(0)
-        # The smallest of ridges keeps the factors finite where every sample is right.
-        return float(-(target * logs).sum() / n) + 1e-6 * float(values[:2] @ values[:2]), np.concatenate([slope, offsets])
-
-    # The factor of the model's own scores is the exponential of what is fitted, so a temperature alone changes no prediction.
-    start = np.concatenate([[math.log(begun.own), begun.other], begun.offset.numpy()[:count]])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-12, "gtol": 1e-7})
+    loss, logs = at(values)
+    for _ in range(_STEPS):
+        p = logs.exp()
+        weighted = [p * part for part in parts]
+        mean = torch.stack([each.sum(1) for each in weighted], 1)
+        second = torch.stack([torch.stack([each.ravel() @ part.ravel() for part in parts]) for each in weighted])
+        expected, curvature = mean.sum(0), second - mean.T @ mean
+        if offsets:
+            share = p.sum(0)
+            cross = torch.stack([each.sum(0) for each in weighted], 1) - p.T @ mean
+            expected = torch.cat([expected, share])
+            curvature = torch.cat([torch.cat([curvature, cross.T], 1), torch.cat([cross, torch.diag(share) - p.T @ p], 1)])
+        slope, curvature = (expected - true) / n + prior * values, curvature / n + torch.diag(prior)
+        step = -torch.linalg.solve(curvature, slope)
+        if values[0] + step[0] < _LEAST:  # the model's factor stays at its bound, and the others move
+            step[0] = _LEAST - values[0]
+            step[1:] = -torch.linalg.solve(curvature[1:, 1:], slope[1:] + step[0] * curvature[1:, 0])
+        expected_fall = -float(slope @ step)
+        for _ in range(_HALVINGS):
+            tried, there = at(values + step)
+            if tried <= loss:
+                break
+            step = step / 2
+        else:
+            break
+        values, loss, logs = values + step, tried, there
+        if expected_fall < _CLOSE:
+            break
     offset = torch.zeros(classes, dtype=torch.float64)
-    offset[:count] = torch.from_numpy(found.x[2:])
-    return float(found.fun), Stack(math.exp(found.x[0]), float(found.x[1]) if other is not None else 0.0, offset, place)
+    offset[:offsets] = values[factors:].cpu()
+    return loss, Stack(float(values[0]), float(values[1]) if factors > 1 else 0.0, offset, place)

@@ -1,0 +1,68 @@
+"""What is read again of a data set, kept while it fits into memory, so that most fits read their data once."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from cofire.batches import fingerprints
+from cofire.hidden import Block, rows
+from cofire.readings import Reader, Reading
+
+__all__ = ["Part", "Rows"]
+
+_ROOM = 2**29  # bytes
+
+
+class Part(NamedTuple):
+    """A batch of :class:`Rows`.
+
+    Args:
+        rows: Features, [samples, features].
+        scores: The model's class scores, [samples, classes].
+        labels: True classes, [samples].
+    """
+
+    rows: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Rows:
+    """Features, class scores and labels of a data set, batch by batch, as often as one likes.
+
+    They are kept from the first time on if all of them fit into 512 MB; else the model reads the data again each time.
+
+    Args:
+        reader: The model's reader.
+        batches: Labelled data that can be read more than once.
+        blocks: The hidden units to read.
+        what: A word for the progress bar.
+        progress: Show one on a terminal.
+    """
+
+    def __init__(self, reader: Reader, batches: Iterable, blocks: list[Block], what: str, progress: bool = False):
+        self.reader, self.batches, self.blocks, self.what, self.progress = reader, batches, blocks, what, progress
+        self.fingerprints: set[bytes] = set()
+        """Of the samples, once they have been read."""
+        self._kept: list[Part] | None = None
+
+    def __iter__(self) -> Iterator[Part]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, room = [], _ROOM
+        for _, part in self.read():
+            room -= sum(value.numel() * value.element_size() for value in part)
+            if room >= 0:
+                kept.append(part)
+            else:
+                kept.clear()
+            yield part
+        self._kept = kept if room >= 0 else None
+
+    def read(self) -> Iterator[tuple[Reading, Part]]:
+        """All that the model shows of each batch, read anew, beside its part."""
+        for reading in self.reader.over(self.batches, self.what, self.progress):
+            self.fingerprints |= set(fingerprints(reading.inputs))
+            yield reading, Part(rows(self.blocks, reading.units, reading.firing), reading.logits, reading.labels)
