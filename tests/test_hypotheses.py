@@ -34,7 +34,7 @@ def graph_of(layer):
     return cofire.coactivation(layer, layer.units // 4)
 
 
-def correlated(row, x, y):
+def assert_correlated(row, x, y):
     """Whether a row holds scipy's correlations of two series."""
     assert row["pearson"] == pytest.approx(scipy_stats.pearsonr(x, y).statistic, abs=1e-9)
     assert row["spearman"] == pytest.approx(scipy_stats.spearmanr(x, y).statistic, abs=1e-9)
@@ -58,7 +58,7 @@ def test_a_class_that_spreads_as_it_is_learned():
     one, other = class_entropies(path).to_dict("records")
     assert (one["class"], one["note"]) == ("a", "the measure is constant")
     assert (other["class"], other["spearman"]) == ("b", 1)
-    correlated(other, [0, 1, 2], [0.25, 0.5, 1])
+    assert_correlated(other, [0, 1, 2], [0.25, 0.5, 1])
 
 
 # ---------------------------------------------------------------- reference
@@ -70,7 +70,7 @@ def test_table_3_is_that_of_communities(seen, path):
     for layer, row in rows.items():
         found = [cofire.communities(graph_of(stats[layer])) for stats in seen]
         means = [len(groups.labels) / len(set(groups.labels.tolist())) for groups in found]
-        correlated(row, means, path.accuracy)
+        assert_correlated(row, means, path.accuracy)
         for end, groups in (("first", found[0]), ("last", found[-1])):
             sizes = sorted(np.bincount(groups.labels.tolist()), reverse=True)
             assert row[end] == f"{len(sizes)}: {' '.join(map(str, sizes[:8]))}"
@@ -81,15 +81,15 @@ def test_table_4_is_that_of_the_four_forms(seen, path):
     assert list(zip(table.measure, table.layer, strict=True)) == [(form, name) for form in FORMS for name in ("relu1", "relu2")]
     for row in table.to_dict("records"):
         values = [FORMS[row["measure"]](graph_of(stats[row["layer"]])) for stats in seen]
-        correlated(row, values, path.accuracy)
+        assert_correlated(row, values, path.accuracy)
 
 
 def test_table_5_is_that_of_all_units_beside_the_trivial_ones(seen, path):
     table = entropies(path)
     assert table.measure.tolist() == ["activation_entropy_total", "checkpoint_index", "weight_norm", "active_share"]
     totals = [sum(float(cofire.activation_entropy(layer).sum()) for layer in stats.values()) for stats in seen]
-    correlated(table.iloc[0], totals, path.accuracy)
-    correlated(table.iloc[1], range(len(seen)), path.accuracy)
+    assert_correlated(table.iloc[0], totals, path.accuracy)
+    assert_correlated(table.iloc[1], range(len(seen)), path.accuracy)
 
 
 def test_table_6_is_that_of_each_class(seen, path):
@@ -99,7 +99,7 @@ def test_table_6_is_that_of_each_class(seen, path):
             sum(float(cofire.activation_entropy(layer, by_class=True)[c].sum()) for layer in stats.values()) for stats in seen
         ]
         accuracies = [int(stats.confusion[c, c]) / int(stats.class_counts[c]) for stats in seen]
-        correlated(table.loc[str(c)], totals, accuracies)
+        assert_correlated(table.loc[str(c)], totals, accuracies)
 
 
 def test_test_accuracy_has_rows_of_its_own(seen):
