@@ -1,12 +1,33 @@
 """Where the numbers of a benchmark go: a JSON file, and the generated part of a page."""
 
 import json
+import os
+import platform
+from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
+import cofire
 from cofire.files import atomic
 
 HERE = Path(__file__).resolve().parent
 MARK = "<!-- results -->"
+VERSIONS = {"torch": torch.__version__, "cofire": cofire.__version__}
+
+
+def made(command: str, cores: bool = False) -> dict[str, str]:
+    """How, when and where a result was made.
+
+    Args:
+        command: Words after ``python benchmarks/``.
+        cores: Say how many processors there are, as for timings, in place of the threads that were used.
+    """
+    count = f"{os.cpu_count()} cores" if cores else f"{torch.get_num_threads()} threads"
+    return {
+        "command": f"python benchmarks/{command}".rstrip(), "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()} {platform.system()}, {count}",
+    }  # fmt: skip
 
 
 def publish(result: dict, text: str, output: Path | None, name: str, document: str, begin: str = MARK, end: str = "") -> None:

@@ -17,15 +17,13 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before NumPy and torch are loaded
 
 import argparse
-import platform
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from _results import publish
+from _results import VERSIONS, made, publish
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -155,11 +153,8 @@ def main() -> None:
         for fill in ("mean", "zero")
     ]
     result = {
-        "command": "python " + " ".join(["benchmarks/ablation.py", *(word for word in sys.argv[1:] if "/" not in word)]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-        "cofire": cofire.__version__,
-        "torch": torch.__version__,
+        **made(" ".join(["ablation.py", *(word for word in sys.argv[1:] if "/" not in word)]), cores=True),
+        **VERSIONS,
         "net": name,
         "rows": rows,
     }

@@ -11,15 +11,13 @@ boosted on the same images, chosen on the 10,000 held out, and measured on the t
 import argparse
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from _results import publish
+from _results import VERSIONS, made, publish
 from torch import nn
 
 import cofire
@@ -207,11 +205,8 @@ def main() -> None:
         rows_ = measured(cell, root, options.limit, options.seeds, lambda text: print(text, flush=True))
         result = json.loads(options.output.read_text()) if options.output.exists() else {"cells": {}}
         result["cells"][cell] = {
-            "command": f"python benchmarks/boosting.py --seeds {options.seeds}{scaled} --only '{cell}'",
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "cofire": cofire.__version__,
+            **made(f"boosting.py --seeds {options.seeds}{scaled} --only '{cell}'"),
+            **VERSIONS,
             "limit": options.limit,
             "rows": rows_,
         }

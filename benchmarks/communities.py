@@ -10,13 +10,11 @@ docs/communities.md.
 
 import argparse
 import os
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from _results import publish
+from _results import VERSIONS, made, publish
 
 import cofire
 from cofire.structure import structure
@@ -140,11 +138,8 @@ def main() -> None:
     root = Path(options.data_root) if options.data_root else None
     scaled = f" --limit {options.limit}" if options.limit else ""
     result = {
-        "command": f"python benchmarks/communities.py --epochs {options.epochs} --seed {options.seed}{scaled}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "cofire": cofire.__version__,
+        **made(f"communities.py --epochs {options.epochs} --seed {options.seed}{scaled}"),
+        **VERSIONS,
         "seed": options.seed,
         "runs": [
             trained(data, shuffled, root, options.limit, options.epochs, options.seed)

@@ -16,19 +16,17 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import argparse
 import importlib.util
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import torch
-from _results import publish
+from _results import made, publish
 
 import cofire
 from cofire.bisection import bisect
@@ -247,11 +245,11 @@ def page(result: dict) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [f"{result['date']}, {result['machine']}, one thread. {versions}.", ""]
     lines += ["| what | contender | seconds | ratio | to | note |", "| --- | --- | --: | --: | --- | --- |"]
-    for made in result["groups"]:
-        for row in made["rows"]:
+    for group in result["groups"]:
+        for row in group["rows"]:
             name = f"**{row['name']}**" if row["name"].startswith("cofire") else row["name"]
-            span = "" if row["name"] == made["over"] else f" ({row['least']:.2g} to {row['most']:.2g})"
-            cells = (made["title"], name, f"{row['seconds']:.2g}", f"{row['ratio']:.3g}{span}", made["over"], row["note"])
+            span = "" if row["name"] == group["over"] else f" ({row['least']:.2g} to {row['most']:.2g})"
+            cells = (group["title"], name, f"{row['seconds']:.2g}", f"{row['ratio']:.3g}{span}", group["over"], row["note"])
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -275,10 +273,8 @@ def main() -> None:
         ]  # fmt: skip
     names = ("cofire", "torch", "numpy", "networkx", "scikit-network", *(("igraph",) if IGRAPH else ()))
     result = {
-        "command": "python " + " ".join(["benchmarks/graphs.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
+        **made(" ".join(["graphs.py", *sys.argv[1:]]), cores=True),
         "quick": chosen.quick,
-        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
         "versions": {name: cofire.__version__ if name == "cofire" else version(name) for name in names},
         "groups": groups,
     }

@@ -15,15 +15,12 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before NumPy and torch are loaded
 
 import argparse
-import platform
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torchvision
-from _results import publish
+from _results import VERSIONS, made, publish
 from _timing import spread
 
 import cofire
@@ -91,10 +88,12 @@ def main() -> None:
             ratio = spread([mine / plain for plain, mine in times])
             rows.append({"batch": batch, "seconds": sorted(plain for plain, _ in times)[len(times) // 2], "ratio": ratio})
     result = {
-        "command": f"python benchmarks/latency.py --rounds {options.rounds}", "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores", "torch": version("torch"),
-        "cofire": cofire.__version__, "rounds": options.rounds, "units": units, "rows": rows,
-    }  # fmt: skip
+        **made(f"latency.py --rounds {options.rounds}", cores=True),
+        **VERSIONS,
+        "rounds": options.rounds,
+        "units": units,
+        "rows": rows,
+    }
     publish(result, page(result), options.output, "latency", "benchmarks.md", BEGIN, END)
 
 

@@ -10,15 +10,13 @@ accepts, with random weights (none can be fetched offline, so the numbers say wh
 
 import argparse
 import os
-import platform
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from _results import publish
+from _results import VERSIONS, made, publish
 
 import cofire
 from cofire import report
@@ -153,11 +151,8 @@ def main() -> None:
     root = Path(options.data_root) if options.data_root else None
     scaled = "".join(f" --{name} {value}" for name in ("limit", "pictures") if (value := getattr(options, name)))
     result = {
-        "command": f"python benchmarks/models.py --epochs {options.epochs} --seed {options.seed}{scaled}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "cofire": cofire.__version__,
+        **made(f"models.py --epochs {options.epochs} --seed {options.seed}{scaled}"),
+        **VERSIONS,
         "seed": options.seed,
         "mnist": mnist(root, options.limit, options.epochs, options.seed),
         "cifar10": [cifar(name, size, root, options.pictures, options.seed) for name, size in MODELS],

@@ -17,17 +17,14 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before NumPy and torch are loaded
 
 import argparse
-import platform
 import sys
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _results import publish
+from _results import VERSIONS, made, publish
 from _timing import spread
 from torch import Tensor, nn
 
@@ -144,11 +141,7 @@ def main() -> None:
             ),
         ]
     result = {
-        "command": "python " + " ".join(["benchmarks/monitor.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "quick": chosen.quick,
-        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-        "versions": {"cofire": cofire.__version__, "torch": version("torch")},
+        **made(" ".join(["monitor.py", *sys.argv[1:]]), cores=True), "quick": chosen.quick, "versions": VERSIONS,
         "nets": nets,
     }  # fmt: skip
     output = chosen.output or (None if chosen.quick else HERE / "monitor.json")

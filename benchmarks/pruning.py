@@ -10,16 +10,14 @@ short, so accuracies are low: the table compares orders, and says nothing of wha
 import argparse
 import json
 import os
-import platform
 import tempfile
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import torch_pruning
-from _results import publish
+from _results import VERSIONS, made, publish
 from torch import nn
 
 import cofire
@@ -152,11 +150,8 @@ def main() -> None:
     held = json.loads(options.output.read_text())["rows"] if options.output.exists() else []
     root = Path(options.data_root) if options.data_root else None
     result = {
-        "command": f"python benchmarks/pruning.py --limit {options.limit} --test {options.test}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__, "torch_pruning": torch_pruning.__version__, "cofire": cofire.__version__,
-        "limit": options.limit, "test": options.test,
+        **made(f"pruning.py --limit {options.limit} --test {options.test}"), **VERSIONS,
+        "torch_pruning": torch_pruning.__version__, "limit": options.limit, "test": options.test,
         "rows": [
             row
             for name in NETS

@@ -1,6 +1,7 @@
 """Whether entropy, modularity or class selectivity as a term of the loss helps on test data, with either sign.
 
-    python benchmarks/regularisation.py --data-root data           # a few minutes on one core
+    python benchmarks/regularisation.py --data-root data      # a few minutes on one core
+    python benchmarks/regularisation.py --quick               # digits, two epochs, seconds; writes no file unless told where
 
 Small nets on 5,000 images of MNIST and on digits. The loss is cross entropy plus strength times the term, its mean over
 hidden layers. All strengths are shown, none is chosen. Each net is compared with the one of the same seed without a term; the
@@ -9,14 +10,12 @@ interval is Student's, over seeds. Writes benchmarks/regularisation.json and the
 
 import argparse
 import os
-import platform
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _results import publish
+from _results import VERSIONS, made, publish
 from scipy.stats import t as student
 
 import cofire
@@ -58,9 +57,10 @@ def trained(net: torch.nn.Module, images, epochs: int, seed: int, term=None, str
     return total / steps if steps else float("nan")
 
 
-def measured(data: str, root: Path | None, seeds: int, say) -> list[dict]:
-    """Test and training accuracy of every net of one data set."""
+def measured(data: str, root: Path | None, seeds: int, say, most: int | None = None) -> list[dict]:
+    """Test and training accuracy of every net of one data set, trained for so many epochs at most."""
     name, limit, epochs = CELLS[data]
+    epochs = epochs if most is None else min(most, epochs)
     images, test = cofire.data.load(data, "train", root=root, limit=limit), cofire.data.load(data, "test", root=root)
     plain = [("none", None, 0.0)]
     rows = []
@@ -125,23 +125,23 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=os.environ.get("COFIRE_DATA"))
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--only", choices=CELLS, action="append", help="these data sets only; may be repeated")
-    parser.add_argument("--output", type=Path, default=HERE / "regularisation.json")
+    parser.add_argument("--quick", action="store_true", help="digits, two epochs, two seeds")
+    parser.add_argument("--output", type=Path, help="where to write the numbers (default benchmarks/regularisation.json)")
     options = parser.parse_args()
     root = Path(options.data_root) if options.data_root else None
     start, rows = time.process_time(), []
-    for data in options.only or CELLS:
-        rows += measured(data, root, options.seeds, lambda text: print(text, flush=True))
+    for data in ["digits"] if options.quick else options.only or CELLS:
+        seeds, most = (2, 2) if options.quick else (options.seeds, None)
+        rows += measured(data, root, seeds, lambda text: print(text, flush=True), most)
     only = "".join(f" --only {data}" for data in options.only or ())
     result = {
-        "command": f"python benchmarks/regularisation.py --seeds {options.seeds}{only}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "cofire": cofire.__version__,
+        **made(f"regularisation.py --seeds {options.seeds}{only}"),
+        **VERSIONS,
         "seconds": round(time.process_time() - start),
         "rows": rows,
     }
-    publish(result, page(result), options.output, "regularisation", "regularisation.md")
+    output = options.output or (None if options.quick else HERE / "regularisation.json")
+    publish(result, page(result), output, "regularisation", "regularisation.md")
 
 
 if __name__ == "__main__":

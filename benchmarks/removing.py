@@ -8,12 +8,9 @@ Writes benchmarks/removing.json and the tables of docs/ablation.md.
 
 import argparse
 import os
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-from _results import publish
+from _results import VERSIONS, made, publish
 
 import cofire
 from cofire.ablation import curves_of
@@ -205,11 +202,8 @@ def main() -> None:
     root = Path(options.data_root) if options.data_root else None
     scaled = f" --limit {options.limit}" if options.limit else ""
     result = {
-        "command": f"python benchmarks/removing.py --epochs {options.epochs} --seeds {options.seeds}{scaled}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "cofire": cofire.__version__,
+        **made(f"removing.py --epochs {options.epochs} --seeds {options.seeds}{scaled}"),
+        **VERSIONS,
         "seeds": options.seeds,
         "ablation": ablation(root, options.limit, options.epochs, options.seeds),
         "pruning": pruning(root, options.limit, max(1, options.epochs // 2), options.seeds),

@@ -11,14 +11,12 @@ fitted on. NAC is pytorch-ood's, where that is installed. Writes benchmarks/trus
 import argparse
 import importlib.util
 import os
-import platform
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _results import publish
+from _results import VERSIONS, made, publish
 from torch import Tensor, nn
 
 import cofire
@@ -302,11 +300,8 @@ def main() -> None:
             rows += run(data, root, options.limit, epochs, seed)
             print(f"{data}, seed {seed}: done", flush=True)
     result = {
-        "command": f"python benchmarks/trust.py --limit {options.limit} --seeds {options.seeds}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "cofire": cofire.__version__,
+        **made(f"trust.py --limit {options.limit} --seeds {options.seeds}"),
+        **VERSIONS,
         "seeds": 1 if options.quick else options.seeds,
         "rows": rows,
     }

@@ -23,10 +23,10 @@ from cofire.baselines import (
     participation_ratio,
     scatter_ratio,
     table,
-    weight_norm,
 )
 from cofire.errors import InputError, ModelError
 from cofire.margins import Outputs, inverse_margin, mean_accuracy, mean_loss, mean_max_softmax, outputs
+from cofire.weights import weight_norm
 
 # ---------------------------------------------------------------- closed form
 

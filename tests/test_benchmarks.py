@@ -10,18 +10,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "benchmarks" / "record.py"
+BENCHMARKS = ROOT / "benchmarks"
 PEER = "captum"
 PAGE = "# A page\n\n<!-- results: begin -->\nold\n<!-- results: end -->\n\nThe rest.\n"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the benchmarks fork, which this system cannot")
 
 
-def run(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *words],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+def run(name: str, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(BENCHMARKS / f"{name}.py"), *words], capture_output=True, text=True, timeout=300)
+
+
+def quickly(name: str, folder: Path, *words: str) -> tuple[dict, str]:
+    """A quick run of a benchmark: the numbers that it wrote, and what it printed."""
+    done = run(name, "--quick", "--output", str(folder / f"{name}.json"), *words)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / f"{name}.json").read_text("utf8")), done.stdout
+
+
+def loaded(name: str):
+    """A benchmark's module."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +43,8 @@ def quick(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     (folder / "page.md").write_text(PAGE, "utf8")
     only = [f"digits*/{name}" for name in ("cofire-*", "papers", "papers-by-class")] + [f"digits/{PEER}"]
-    done = run(
-        "--quick", "--rounds", "1", "--output", str(folder / "results.json"), "--page", str(folder / "page.md"), "--only", *only
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "results.json").read_text("utf8")), (folder / "page.md").read_text("utf8")
-
-
-def table():
-    """The module that makes the page."""
-    spec = importlib.util.spec_from_file_location("benchmark_table", SCRIPT.with_name("_table.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    results, _ = quickly("record", folder, "--rounds", "1", "--page", str(folder / "page.md"), "--only", *only)
+    return results, (folder / "page.md").read_text("utf8")
 
 
 def test_results_say_on_what_they_were_measured(quick):
@@ -90,7 +92,7 @@ def test_the_page_is_made_from_the_results(quick):
     assert all(f"## {workload['title']}" in page for workload in results["workloads"])
     rows = [row for workload in results["workloads"] for row in workload["contenders"] if row["name"] != PEER]
     assert all(f"| {row['title']} | {row['does']}" in page for row in rows)
-    assert table().page(page, results) == page
+    assert loaded("_table").page(page, results) == page
 
 
 def test_a_peer_that_is_not_there_is_skipped_with_a_word(quick):
@@ -104,57 +106,101 @@ def test_a_peer_that_is_not_there_is_skipped_with_a_word(quick):
 
 
 def test_the_committed_page_shows_the_committed_results():
-    committed, page = SCRIPT.with_name("results.json"), ROOT / "docs" / "benchmarks.md"
+    committed, page = BENCHMARKS / "results.json", ROOT / "docs" / "benchmarks.md"
     if not committed.is_file():
         pytest.skip("no results are committed")
     results = json.loads(committed.read_text("utf8"))
     text = page.read_text("utf8")
-    assert table().page(text, results) == text
+    assert loaded("_table").page(text, results) == text
     assert results["quick"] is False
 
 
 def test_a_name_that_is_none_is_refused():
-    done = run("--quick", "--only", "dig1ts")
+    done = run("record", "--quick", "--only", "dig1ts")
     assert done.returncode == 2
     assert "names no workload; there are mlp, vgg16, resnet18, digits, digits-conv" in done.stderr
 
 
-def test_the_graph_benchmark_runs_and_compares_only_what_is_equal(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "graphs.py"), "--quick", "--output", str(tmp_path / "graphs.json")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "graphs.json").read_text("utf8"))
+# ---------------------------------------------------------------- the others
+
+DOCUMENTS = {
+    "ablation": "benchmarks", "boosting": "boost", "communities": "communities", "graphs": "benchmarks", "latency": "benchmarks",
+    "models": "results", "monitor": "benchmarks", "pruning": "ablation", "regularisation": "regularisation",
+    "removing": "ablation", "trust": "trust",
+}  # fmt: skip
+
+
+def test_every_benchmark_has_a_document():
+    scripts = {path.stem for path in BENCHMARKS.glob("[a-z]*.py")}
+    assert scripts == {*DOCUMENTS, "record"}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_document_shows_the_committed_numbers(name):
+    committed = BENCHMARKS / f"{name}.json"
+    if not committed.is_file():
+        pytest.skip("no results are committed")
+    for package in {"latency": ["torchvision"], "pruning": ["torch_pruning"]}.get(name, []):
+        pytest.importorskip(package)
+    text = loaded(name).page(json.loads(committed.read_text("utf8")))
+    assert text in (ROOT / "docs" / f"{DOCUMENTS[name]}.md").read_text("utf8")
+
+
+def graphs_compare_only_what_is_equal(result, printed):
     assert [len(group["rows"]) >= 2 for group in result["groups"]] == [True] * 5
     assert all(row["seconds"] > 0 for group in result["groups"] for row in group["rows"])
-    assert "NumPy pair loop" in done.stdout
+    assert "NumPy pair loop" in printed
 
 
-@pytest.mark.slow
-def test_the_trust_benchmark_runs(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "trust.py"), "--quick", "--output", str(tmp_path / "trust.json")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "trust.json").read_text("utf8"))["rows"]
-    found = {row["score"]: row for row in rows if row["task"] == "wrong"}
+def trust_has_every_score(result, printed):
+    found = {row["score"]: row for row in result["rows"] if row["task"] == "wrong"}
     assert found["msp"]["gain"] == [0, 0, 0]
     assert {"KNN", "ViM", "familiarity, threshold", "outputs + class", "trust head, mean"} <= found.keys()
     assert all(0 <= row["auroc"] <= 1 for row in found.values())
-    assert sum(row["samples"] for row in rows if row["task"] == "agreement") == 360
-    assert "| msp | " in done.stdout
+    assert sum(row["samples"] for row in result["rows"] if row["task"] == "agreement") == 360
+    assert "| msp | " in printed
 
 
-def test_the_training_benchmark_runs_and_watching_changes_no_weight(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "monitor.py"), "--quick", "--output", str(tmp_path / "monitor.json")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    [net] = json.loads((tmp_path / "monitor.json").read_text("utf8"))["nets"]
+def watching_changes_no_weight(result, printed):  # the script itself compares them
+    [net] = result["nets"]
     assert net["seconds_of_a_plain_step"]["median"] > 0
     assert [len(net["ratios"][every]["rounds"]) for every in ("1", "10")] == [2, 2]
     assert net["scalars"] <= 20 * net["layers"] + 10
-    assert "| training step, batch 128 | plain, s | every=1 | every=10 |" in done.stdout
+    assert "| training step, batch 128 | plain, s | every=1 | every=10 |" in printed
+
+
+def ablation_is_that_of_masks(result, printed):
+    assert [row["layers"] for row in result["rows"]][-1] == "all layers"
+    assert all(row["most_samples_unequal"] <= 2 < row["points"] for row in result["rows"])
+    assert "| all layers | zero | 97 | " in printed
+
+
+def every_term_moves_its_measure(result, printed):
+    rows = {(row["term"], row["strength"], row["seed"]): row for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) == (1 + 3 * 4) * 2
+    for term in ("entropy", "modularity", "class selectivity"):
+        for seed in range(2):
+            assert rows[term, -1.0, seed]["value"] > rows[term, 1.0, seed]["value"]
+    assert all(0.5 < row["train"] <= 1 for key, row in rows.items() if key[0] == "none")
+    assert "Of 12 intervals" in printed
+    value = sum(rows["entropy", 1.0, seed]["value"] for seed in range(2)) / 2
+    gain = 100 * sum(rows["entropy", 1.0, seed]["test"] - rows["none", 0.0, seed]["test"] for seed in range(2)) / 2
+    [line] = [line for line in printed.splitlines() if line.startswith("| digits | entropy | +1 | ")]
+    assert f"| {value:.2f} | " in line
+    assert f"{gain:+.2f} [" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [
+        ("ablation", ablation_is_that_of_masks),
+        ("graphs", graphs_compare_only_what_is_equal),
+        ("monitor", watching_changes_no_weight),
+        ("regularisation", every_term_moves_its_measure),
+        pytest.param("trust", trust_has_every_score, marks=pytest.mark.slow),
+    ],
+)
+def test_a_quick_run(name, holds, tmp_path):
+    result, printed = quickly(name, tmp_path)
+    assert {"command", "date", "machine"} <= result.keys()
+    holds(result, printed)

@@ -68,6 +68,8 @@ ROOMS = (
         "margins",
         "baselines",
         "trajectories",
+        "following",
+        "hypotheses",
         "runs",
         "rankings",
         "hidden",

@@ -808,6 +808,19 @@ def test_a_training_that_has_diverged_goes_on():
     assert "cofire/1/modularity" in seen[2]  # over the means of the first
 
 
+def test_a_later_window_may_be_empty():
+    """As where windows of so many steps and epochs end together: a training of hours does not break off."""
+    model, data, seen = network(), batches(1), []
+    with cofire.Monitor(model, log=seen.append) as monitor:
+        for _ in range(2):
+            train(model, data, monitor)
+            monitor.log()
+            monitor.log(epoch=3)
+    assert seen[1] == seen[3] == {"epoch": 3, "cofire/samples": 0, "cofire/left_out": 0}
+    assert "cofire/1/modularity" in seen[2]  # over the means of the last window that had samples
+    assert repr(monitor) == "Monitor(Sequential, 2 layers: 2 steps, 4 windows, 0 samples in this one)"
+
+
 def test_a_window_in_which_a_class_is_absent():
     model, ((x, y), *_) = network(), batches(1)
     with cofire.Monitor(model) as monitor:
@@ -831,6 +844,14 @@ def test_labels_that_do_not_fit():
         model(x)
         with pytest.raises(InputError, match=r"labels must lie in \[0, 3\); found 3\."):
             monitor.step(y * 0 + 3)
+        for _ in range(2):  # the labels of one were forgotten
+            model(x)
+        with pytest.raises(InputError) as found:
+            monitor.step(y)
+        assert str(found.value) == (
+            "labels must be those of all forward passes since the last step; found 20 labels for 40 samples in 2 passes. "
+            "Call monitor.step(labels) after each batch, or monitor.step() where a batch has none."
+        )
 
 
 def test_a_model_that_is_not_called_in_training_mode():
@@ -840,16 +861,19 @@ def test_a_model_that_is_not_called_in_training_mode():
         with pytest.raises(ModelError) as found:
             monitor.step(y)
     assert str(found.value) == (
-        "the watched Sequential must be called in training mode before a step with labels; it was not. "
-        "Watch the module that the training loop calls, and call model.train()."
+        "the watched Sequential must be called in training mode before a step with labels; it was called in eval mode. "
+        "Call model.train() before the loop."
     )
+    with cofire.Monitor(model.train()) as monitor, pytest.raises(ModelError) as found:
+        monitor.step(y)
+    assert str(found.value).endswith("it was not called. Watch the module that the loop calls.")
 
 
 def test_a_window_without_a_batch():
     with cofire.Monitor(network()) as monitor, pytest.raises(InputError) as found:
         monitor.log()
     assert str(found.value) == (
-        "a window must hold at least one labelled batch; none was seen in 0 steps. "
+        "the first window must hold at least one labelled batch; none was seen in 0 steps. "
         "Call the watched model in training mode, and monitor.step(labels) after it."
     )
 

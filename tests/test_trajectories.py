@@ -3,17 +3,14 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import stats as scipy_stats
-from typer.testing import CliRunner
 
 import cofire
-from cofire.cli import app
-from cofire.cli.checkpoints import checkpoint_list
+from cofire import FiringStats
 from cofire.correlations import partial_correlation
-from cofire.errors import FileError, InputError
+from cofire.errors import InputError
 from cofire.runs import over_runs
 from cofire.trajectories import Trajectory, values_of
 
@@ -114,14 +111,20 @@ def test_wrong_input(trained):
     other = cofire.record(cofire.zoo.model("fcnn:64-20-10"), cofire.data.load("digits").batches(), progress=False)
     with pytest.raises(InputError, match="of one architecture; checkpoint '2' has other layers"):
         cofire.trajectory([*seen[:2], other])
-    with pytest.raises(InputError, match="on the same samples; checkpoint '3'"):
+    with pytest.raises(InputError, match="on the same samples; checkpoint '3' has other numbers of samples by class"):
         cofire.trajectory([*seen[:3], unseen[3]])
+    net, mixed = cofire.zoo.model("fcnn:64-48-32-10"), cofire.data.load("digits", shuffle_labels=True)
+    odd = cofire.record(net, mixed.batches(), progress=False)
+    assert odd.class_counts.tolist() == seen[0].class_counts.tolist()
+    with pytest.raises(InputError, match="on the same samples; checkpoint 'last' has other pictures or labels"):
+        cofire.trajectory([*seen[:2], odd], names=["a", "b", "last"])
+    renamed = FiringStats(seen[2].layers, seen[2].class_counts, header={"class_names": list("abcdefghij")})
+    with pytest.raises(InputError, match="on the same samples; checkpoint '2' has other classes"):
+        cofire.trajectory([*seen[:2], renamed])
     with pytest.raises(InputError, match="test statistics for every checkpoint"):
         cofire.trajectory(seen, unseen[:2])
     with pytest.raises(InputError, match="one name per checkpoint"):
         cofire.trajectory(seen, names=["a"])
-    with pytest.raises(InputError, match="one norm of the weights per checkpoint; found 1 for 5"):
-        cofire.trajectory(seen, weight_norms=[1.0])
     path = cofire.trajectory(seen)
     with pytest.raises(InputError, match=r"^an interval over runs needs at least two of them; found 1\.$"):
         over_runs([path])
@@ -138,65 +141,6 @@ def test_statistics_without_predictions_have_no_correlations():
     assert np.isnan(path.accuracy).all()
     assert len(path.correlations()) == 0
     assert path.verdict().startswith("Nothing can be said")
-
-
-def test_the_command_records_what_is_missing_and_goes_on(tmp_path):
-    def run(*words):
-        done = CliRunner().invoke(app, [str(word) for word in words])
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    model, folder, out = "fcnn:64-24-10", tmp_path / "checkpoints", tmp_path / "out"
-    run("train", model, "--epochs", 3, "--checkpoints", folder, "-o", tmp_path / "w.safetensors")
-    said = run("trajectory", folder, "--model", model, "-o", out)
-    assert said.count("recorded epoch-") == 4
-    assert "Given the checkpoint's number" in said
-    table, correlations = ((out / name).read_bytes() for name in ("trajectory.csv", "correlations.csv"))
-    (out / "epoch-002.stats").unlink()
-    (out / "trajectory.csv").unlink()
-    said = run("trajectory", folder, "--model", model, "-o", out)
-    assert said.count("recorded epoch-") == 1
-    assert (out / "trajectory.csv").read_bytes() == table
-    again = run("trajectory", *(out / f"epoch-00{at}.stats" for at in range(4)), "-o", tmp_path / "other")
-    assert "recorded" not in again.splitlines()[0]
-    assert b"weight_norm" in correlations
-    lines = [line for line in correlations.splitlines() if b"weight_norm" not in line]  # statistics alone do not know it
-    assert (tmp_path / "other" / "correlations.csv").read_bytes().splitlines() == lines
-
-
-def test_the_command_joins_runs_of_several_seeds(tmp_path):
-    def run(*words):
-        done = CliRunner().invoke(app, [str(word) for word in words])
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    model, folders = "fcnn:64-24-10", [tmp_path / f"seed{seed}" for seed in range(2)]
-    for seed, folder in enumerate(folders):
-        run("train", model, "--epochs", 2, "--seed", seed, "--checkpoints", folder, "-o", tmp_path / "w.safetensors")
-    said = run("trajectory", *folders, "--model", model, "-o", tmp_path / "out")
-    assert said.count("recorded epoch-") == 6
-    assert "Over 2 runs" in said or "in two runs or more" in said
-    frame = pd.read_csv(tmp_path / "out" / "runs.csv")
-    each = [pd.read_csv(tmp_path / "out" / folder.name / "correlations.csv") for folder in folders]
-    key = ["layer", "measure", "against"]
-    means = sum(table.set_index(key).pearson for table in each) / 2
-    ours = frame[frame.statistic == "pearson"].set_index(key)["mean"]
-    assert ours.sub(means).abs().max() < 1e-12
-    assert "recorded" not in run("trajectory", *folders, "--model", model, "-o", tmp_path / "out").splitlines()[0]
-    (tmp_path / "again").mkdir()
-    twins = [folders[0], (tmp_path / "again" / "seed0")]
-    twins[1].mkdir()
-    done = CliRunner().invoke(app, ["trajectory", *map(str, twins), "-o", str(tmp_path / "out")])
-    assert str(done.exception).startswith("the folders of several runs must have different names; found ")
-
-
-def test_checkpoints_are_taken_in_numerical_order(tmp_path):
-    for name in ("epoch10.stats", "epoch2.stats", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [file.name for file in checkpoint_list([tmp_path])] == ["epoch2.stats", "epoch10.stats"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match=r"holds no \.safetensors or \.stats file"):
-        checkpoint_list([tmp_path / "empty"])
 
 
 # ---------------------------------------------------------------- over seeds
@@ -246,6 +190,21 @@ def test_a_run_that_lacks_a_number_is_left_out_of_its_mean():
     )
 
 
+def test_one_run_beside_its_control():
+    random = np.random.default_rng(4)
+    accuracy = random.normal(size=12)
+    mine, theirs = (path_of({"m": series}, accuracy) for series in (accuracy + 0.1 * random.normal(size=12), -accuracy))
+    joined = over_runs([mine], [theirs])
+    row = rows_of(joined, "m", "partial_spearman")
+    assert (row["runs"], row["mean"], row["shuffled"]) == (1, row_of(mine, "m")["partial_spearman"], -1)
+    assert math.isnan(row["mean_low"])
+    assert joined.verdict() == (
+        f"In one run and given the checkpoint's number, m of fc1 goes most with accuracy: {row['mean']:+.2f}, the largest of 1. "
+        f"Its Spearman correlation beats that of checkpoint_index ({rows_of(joined, 'm')['beyond_checkpoint_index']:+.2f}). "
+        "On shuffled labels it has -1.00. One run has no interval: repeat it with other seeds before you believe it."
+    )
+
+
 def test_the_verdict_says_what_survives():
     random, steps = np.random.default_rng(3), np.arange(12.0)
 
@@ -268,8 +227,11 @@ def test_the_verdict_says_what_survives():
 
 def test_the_norm_of_the_weights_and_baselines_are_series(trained):
     seen, _ = trained
-    path = cofire.trajectory(seen, weight_norms=[3.0, 4, 5, 6, 7])
-    assert path.values["all layers", "weight_norm"].tolist() == [3, 4, 5, 6, 7]
+    path = cofire.trajectory(seen)
+    net = cofire.zoo.model("fcnn:64-48-32-10", seed=0)
+    squares = [float((weight**2).sum()) for name, weight in net.state_dict().items() if name.endswith("weight")]
+    assert path.values["all layers", "weight_norm"][0] == pytest.approx(math.sqrt(sum(squares)), rel=1e-6)
+    assert (np.diff(path.values["all layers", "weight_norm"]) > 0).all()
     numbers = values_of(seen[2])
     assert numbers["relu1", "davies_bouldin"] == path.values["relu1", "davies_bouldin"][2]
     assert "checkpoint_index" not in {measure for _, measure in numbers}

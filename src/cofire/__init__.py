@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cofire.version import __version__
 
 if TYPE_CHECKING:
-    from cofire import baselines, data, errors, rankings, regularisation, runs, zoo
+    from cofire import baselines, data, errors, hypotheses, rankings, regularisation, runs, zoo
     from cofire.ablation import ablate
     from cofire.boosted import Boosted, load_boosted
     from cofire.boosting import boost
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         live_units,
         representative_units,
     )
+    from cofire.following import follow
     from cofire.graphs import Coactivation, coactivation, shared_units, unique_units
     from cofire.information import (
         activation_entropy,
@@ -54,7 +55,7 @@ _ROOMS = {
     "curves": ("Curve",),
     "depths": ("depth",),
     "pruning": ("cost", "load_pruned", "prune"),
-    "cofire": ("baselines", "data", "errors", "rankings", "regularisation", "runs", "zoo"),
+    "cofire": ("baselines", "data", "errors", "hypotheses", "rankings", "regularisation", "runs", "zoo"),
     "errors": ("CofireError", "CofireWarning"),
     "export": ("write_graph", "write_units"),
     "familiarities": ("Familiarity", "familiarity"),
@@ -62,6 +63,7 @@ _ROOMS = {
         "always_on_units", "class_means", "covariance", "dead_units", "firing_probability", "live_units",
         "representative_units",
     ),
+    "following": ("follow",),
     "graphs": ("Coactivation", "coactivation", "shared_units", "unique_units"),
     "information": (
         "activation_entropy", "class_selectivity", "firing_entropy", "kl_selectivity", "mutual_information",
@@ -115,6 +117,8 @@ __all__ = [
     "firing_entropy",
     "firing_probability",
     "fit",
+    "follow",
+    "hypotheses",
     "kl_selectivity",
     "layers",
     "live_units",

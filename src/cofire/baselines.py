@@ -15,6 +15,7 @@ from cofire.information import class_selectivity
 from cofire.layer import LayerStats
 from cofire.margins import Outputs, inverse_margin, mean_accuracy, mean_loss, mean_max_softmax
 from cofire.stats import FiringStats
+from cofire.weights import matrix_squares, weight_norm
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +31,6 @@ __all__ = [
     "participation_ratio",
     "scatter_ratio",
     "table",
-    "weight_norm",
 ]
 
 
@@ -183,16 +183,7 @@ def log_frobenius_norms(model: nn.Module) -> float:
     >>> log_frobenius_norms(layer) == math.log(2) / 2
     True
     """
-    return float(sum(float(square.log()) for square in _squares(model)) / 2)
-
-
-def weight_norm(model: nn.Module) -> float:
-    """Euclidean norm of all weight matrices together, those of :func:`log_frobenius_norms`."""
-    return math.sqrt(sum(map(float, _squares(model))))
-
-
-def _squares(model: nn.Module) -> list[Tensor]:
-    return [weight.detach().double().square().sum() for weight in model.parameters() if weight.ndim > 1]
+    return sum(math.log(square) if square > 0 else -math.inf for square in matrix_squares(model)) / 2
 
 
 def parameters(model: nn.Module) -> int:

@@ -19,9 +19,10 @@ from cofire.weights import digest, load_weights, save_weights
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["History", "checkpoint_files", "keep", "resume", "start_anew"]
+__all__ = ["History", "checkpoint_files", "keep", "resume", "settings_in", "start_anew"]
 
 _FORMAT = 1
+_UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError)
 _CHECKPOINT = re.compile(r"epoch-(\d{3,})\.safetensors")
 
 
@@ -141,7 +142,7 @@ def resume(folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings:
         with safe_open(str(path), framework="pt") as file:
             content = json.loads(file.metadata()["cofire"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise FileError(f"{path} could not be read", f"{error}", "Pass resume=False to start anew.") from error
     settings = json.loads(json.dumps(settings))  # tuples become lists, as they did in the file
     for name, value in settings.items():
@@ -167,6 +168,20 @@ def resume(folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings:
         moments.setdefault(int(index), {})[kind] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return history.until(epochs)
+
+
+def settings_in(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings of the training that `fit` keeps in a folder: its seed, the digest of its data, ...; empty without one.
+
+    Example:
+        >>> settings_in("no such folder")
+        {}
+    """
+    try:
+        with safe_open(str(Path(folder) / "state.safetensors"), framework="pt") as file:
+            return json.loads(file.metadata()["cofire"])["settings"]
+    except _UNREADABLE:
+        return {}
 
 
 def start_anew(folder: Path) -> None:

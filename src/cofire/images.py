@@ -214,6 +214,12 @@ class Batches:
         return self.dataset.classes
 
     @property
+    def reading(self) -> str:
+        """How the pictures are read: their shape and the normalisation, which the digest of the data does not know."""
+        normalised = "" if self.normalize is None else f", normalised by {self.normalize}"
+        return f"{'x'.join(map(str, self.dataset.shape))}{normalised}"
+
+    @property
     def samples(self) -> int:
         """How many pictures one pass gives."""
         return len(self.dataset)

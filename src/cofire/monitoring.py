@@ -103,7 +103,7 @@ class Monitor:
         self._left_out = 0
         self._seen: dict[LayerInfo, Tensor] = {}
         self._held: list[_Pass] = []
-        self._labelled = self._entered = False
+        self._labelled = self._entered = self._evaluated = False
         self._hooks = ExitStack()
         self._observing = False
 
@@ -111,6 +111,11 @@ class Monitor:
     def samples(self) -> int:
         """Labelled samples that this process has seen in this window, those that were left out among them."""
         return self._left_out + (0 if self._window is None else self._window.samples)
+
+    def __repr__(self) -> str:
+        every = "" if self.every == 1 else f", every {self.every} steps"
+        seen = f"{self.steps:,} steps, {self.windows:,} windows, {self.samples:,} samples in this one"
+        return f"Monitor({type(self._watch.model).__name__}, {len(self._watch.layers)} layers{every}: {seen})"
 
     def __enter__(self) -> "Monitor":
         if self._entered:
@@ -142,6 +147,7 @@ class Monitor:
     def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         again = torch._C._current_graph_task_id() != -1  # inside backward: gradient checkpointing computes it once more
         samples = samples_in((*args, *kwargs.values()))
+        self._evaluated = self._evaluated or not model.training
         if not model.training or again or not samples:
             return
         self._stop()
@@ -195,11 +201,12 @@ class Monitor:
             if not self._held:
                 raise ModelError(
                     f"the watched {type(self._watch.model).__name__} must be called in training mode before a step with labels",
-                    "it was not", "Watch the module that the training loop calls, and call model.train().",
+                    "it was called in eval mode" if self._evaluated else "it was not called",
+                    "Call model.train() before the loop." if self._evaluated else "Watch the module that the loop calls.",
                 )  # fmt: skip
             held, self._held = self._held, []
             self._take(held, labels)
-        self._held, self._labelled = [], False
+        self._held, self._labelled, self._evaluated = [], False, False
         self.steps += 1
         self._observe()
 
@@ -214,7 +221,14 @@ class Monitor:
                     "Name it with classes=.",
                 )  # fmt: skip
             self.classes = classes_of((), logits, torch.empty(0))
-        labels = as_labels(labels, sum(one.samples for one in passes), self.classes)
+        samples = sum(one.samples for one in passes)
+        labels = as_labels(labels, samples if len(passes) == 1 else None, self.classes)
+        if len(labels) != samples:
+            raise InputError(
+                "labels must be those of all forward passes since the last step",
+                f"found {len(labels):,} labels for {samples:,} samples in {len(passes):,} passes",
+                "Call monitor.step(labels) after each batch, or monitor.step() where a batch has none.",
+            )  # fmt: skip
         if self._window is None:
             self._watch.check()
             self._window = Window(self.classes, self.choices, self.threshold)
@@ -238,18 +252,18 @@ class Monitor:
             values: More numbers to write beside them, such as ``epoch=3``.
 
         Returns:
-            ``values``, ``cofire/left_out`` and the numbers of :func:`scalars`, at most 20 for a layer; of a window whose
-            batches were all left out, their number alone.
+            ``values``, ``cofire/left_out`` and the numbers of :func:`scalars`, at most 20 for a layer; of a window without
+            samples, ``values`` and the two counts alone.
 
         Raises:
-            InputError: No labelled batch was seen.
+            InputError: No labelled batch was seen in the first window.
         """
         parts = gather((None if self._window is None else self._window.stats({}), self._left_out))
         seen = [stats for stats, _ in parts if stats is not None and stats.samples]
         left_out = sum(count for _, count in parts)
-        if not seen and not left_out:
+        if not seen and not left_out and not self.windows:
             raise InputError(
-                "a window must hold at least one labelled batch", f"none was seen in {self.steps:,} steps",
+                "the first window must hold at least one labelled batch", f"none was seen in {self.steps:,} steps",
                 "Call the watched model in training mode, and monitor.step(labels) after it.",
             )  # fmt: skip
         numbers = {**values, "cofire/samples": 0, "cofire/left_out": left_out}

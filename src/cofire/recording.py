@@ -22,10 +22,10 @@ from cofire.progress import track
 from cofire.stats import FiringStats
 from cofire.taps import Taps
 from cofire.version import __version__
-from cofire.weights import digest
+from cofire.weights import digest, weight_norm
 from cofire.wrappers import device_of
 
-__all__ = ["layers", "record"]
+__all__ = ["described", "layers", "record"]
 
 _WAYS = ("auto", "cache", "two-pass", "sketch", "none")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -148,8 +148,8 @@ def record(
         elif recording.way == "cache":
             recording.open()
     header = {
-        "model": {"name": type(taps.model).__name__, "digest": digest(taps.model)},
-        "data": _data(batches),
+        "model": {"name": type(taps.model).__name__, "digest": digest(taps.model), "weight_norm": weight_norm(taps.model)},
+        "data": described(batches),
         "class_names": list(class_names) if class_names is not None else class_names_of(batches),
         "histograms": recording.said,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -375,8 +375,10 @@ def _bytes(memory: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def _data(batches: Iterable) -> dict[str, Any]:
+def described(batches: Iterable) -> dict[str, str]:
+    """What batches say of their data: its name, and of :class:`cofire.images.Images` the split, a digest and how it is read."""
     dataset = getattr(batches, "dataset", None)
     name = getattr(dataset, "name", None) or type(dataset if dataset is not None else batches).__name__
     found = {"name": str(name), "split": getattr(dataset, "part", None), "digest": getattr(dataset, "digest", None)}
+    found["reading"] = getattr(batches, "reading", None)
     return {key: value for key, value in found.items() if isinstance(value, str)}

@@ -74,28 +74,31 @@ class Runs:
         """
         what, count = against.replace("_", " "), len(self.runs)
         rows = [row for row in self.frame().to_dict("records") if row["against"] == against and row["measure"] not in KNOWN]
-        partial = [row for row in rows if row["statistic"] == "partial_spearman" and row["runs"] > 1]
+        enough = min(count, 2)
+        partial = [row for row in rows if row["statistic"] == "partial_spearman" and row["runs"] >= enough]
         if not partial:
-            return f"Nothing can be said: given the checkpoint's number, no measure relates to {what} in two runs or more."
+            least = "two runs or more" if enough == 2 else "the run"
+            return f"Nothing can be said: given the checkpoint's number, no measure relates to {what} in {least}."
         known = max(row["runs"] for row in partial)  # fewer where accuracy rises with every checkpoint of a run
         partial = [row for row in partial if row["runs"] == known]
         best, *_ = partial
         place = best["layer"], best["measure"], "spearman"
         (raw,) = [row for row in rows if (row["layer"], row["measure"], row["statistic"]) == place]
-        over = str(count) if known == count else f"{known} of {count}"
-        text = (
-            f"Over {over} runs and given the checkpoint's number, {best['measure']} of {best['layer']} goes most with {what}: "
-        )
+        over = "In one run" if count == 1 else f"Over {count if known == count else f'{known} of {count}'} runs"
+        text = f"{over} and given the checkpoint's number, {best['measure']} of {best['layer']} goes most with {what}: "
         text += f"{_ends(best, 'mean')}, the largest of {len(partial)}. "
-        text += f"Its interval {'leaves out' if best['mean_low'] > 0 or best['mean_high'] < 0 else 'holds'} 0. "
+        if known > 1:
+            text += f"Its interval {'leaves out' if best['mean_low'] > 0 or best['mean_high'] < 0 else 'holds'} 0. "
         for name in TRIVIAL:
             beyond = f"beyond_{name}"
             if not math.isnan(raw.get(beyond, math.nan)):
-                word = "beats" if raw[f"{beyond}_low"] > 0 else "does not beat"
+                word = "beats" if raw[f"{beyond}_low" if known > 1 else beyond] > 0 else "does not beat"
                 text += f"Its Spearman correlation {word} that of {name} ({_ends(raw, beyond)}). "
         if not math.isnan(best.get("shuffled", math.nan)):
             text += f"On shuffled labels it has {_ends(best, 'shuffled')}. "
-        if known < 6:
+        if known == 1:
+            text += "One run has no interval: repeat it with other seeds before you believe it."
+        elif known < 6:
             text += f"With {known} runs an interval is hardly more than the smallest and the largest."
         return text.rstrip()
 
@@ -108,9 +111,9 @@ def over_runs(runs: Sequence[Trajectory], shuffled: Sequence[Trajectory] = ()) -
         shuffled: The same trainings on shuffled labels, as a control.
 
     Raises:
-        InputError: Fewer than two runs, other layers in one of them, or no accuracy.
+        InputError: Fewer than two runs, or none beside a control; other layers in one of them, or no accuracy.
     """
-    if len(runs) < 2:
+    if len(runs) < (1 if shuffled else 2):
         raise InputError("an interval over runs needs at least two of them", f"found {len(runs)}")
     layers = [{layer for layer, _ in run.values} - {ALL} for run in (*runs, *shuffled)]
     odd = next((at for at, held in enumerate(layers) if held != layers[0]), None)
@@ -142,4 +145,6 @@ def _interval(name: str, values: np.ndarray, level: float, seed: int) -> dict[st
 
 
 def _ends(row: dict, column: str) -> str:
+    if math.isnan(row[f"{column}_low"]):
+        return f"{row[column]:+.2f}"
     return f"{row[column]:+.2f} ({row[f'{column}_low']:+.2f} to {row[f'{column}_high']:+.2f})"

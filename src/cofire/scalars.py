@@ -54,7 +54,7 @@ def _of_graph(layer: LayerStats) -> dict[str, float]:
 def by_class(stats: FiringStats) -> "pandas.DataFrame":
     """Every measure of the table by layer and class, dead units and modularity: a tidy frame of layer, class, measure, value.
 
-    Measures of units are means over the layer's live units. What is of all classes together has no class (None). Units are
+    Measures of units are means over the layer's live units. What is of all classes together has no class. Units are
     dead for a class where they fire for none of its samples.
 
     Args:

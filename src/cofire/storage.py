@@ -10,12 +10,26 @@ from torch import Tensor
 from cofire.errors import FileError
 from cofire.files import atomic
 
-__all__ = ["FORMAT_VERSION", "read", "write"]
+__all__ = ["FORMAT_VERSION", "is_pickle", "read", "write"]
 
 FORMAT_VERSION = 1
 """Raised when a file can no longer be read by older code. Fields may be added without it."""
 
 _KEY = "cofire"
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save today, and before 1.6
+
+
+def is_pickle(path: str | Path) -> bool:
+    """Whether a file is what ``torch.save`` or ``pickle`` writes, by its first bytes alone.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[2:] == b"\0\0\0\0\0\0{":  # a safetensors header whose length happens to begin as a pickle does
+        return False
+    return start.startswith(_PICKLES)
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], header: dict) -> None:
@@ -44,6 +58,11 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         raise FileError(
             "wanted a statistics file", f"found no file {str(path)!r}", "Make one with cofire.record(...).save(path)."
         )
+    if is_pickle(path):
+        raise FileError(
+            "wanted a statistics file of cofire", f"{str(path)!r} is a pickle, which is never opened here",
+            "Make one with cofire.record(...).save(path).",
+        )  # fmt: skip
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))

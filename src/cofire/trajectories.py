@@ -2,11 +2,12 @@
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from cofire import baselines
@@ -14,16 +15,18 @@ from cofire.correlations import constant, correlation, partial_correlation, rank
 from cofire.errors import CofireWarning, InputError
 from cofire.firing import live_units
 from cofire.graphs import coactivation, sensible_top, unique_units
+from cofire.information import activation_entropy
 from cofire.layer import LayerStats
 from cofire.margins import Outputs
 from cofire.measures import MEASURES, unit_values
-from cofire.modularities import modularity, modularity_chen, modularity_shen
+from cofire.modularities import modularity, modularity_bisection, modularity_chen, modularity_shen
+from cofire.partitions import communities
 from cofire.stats import FiringStats
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["ALL", "KNOWN", "TRIVIAL", "Trajectory", "trajectory", "values_of"]
+__all__ = ["ALL", "KNOWN", "TRIVIAL", "Trajectory", "related", "trajectory", "values_of"]
 
 TRIVIAL = ("checkpoint_index", "weight_norm", "active_share")
 """What any measure has to beat: the checkpoint's number, the norm of its weights, and the share of units that fire at all."""
@@ -43,12 +46,18 @@ class Trajectory:
         values: A series over checkpoints for each (layer, measure), float64 [checkpoints].
         accuracy: Accuracy on the recorded data at each checkpoint, float64 [checkpoints]; NaN where it is not known.
         test_accuracy: The same on test data; None without it.
+        by_class: Series for each (class, "accuracy") and (class, "activation_entropy_total"), the latter over the class's own
+            samples and summed over all units; empty where either was not recorded.
+        communities: At each checkpoint and by layer, the vertices of the communities of the co-firing graph (Louvain), the
+            largest first.
     """
 
     names: tuple[str, ...]
     values: dict[tuple[str, str], np.ndarray]
     accuracy: np.ndarray
     test_accuracy: np.ndarray | None = None
+    by_class: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    communities: tuple[dict[str, tuple[int, ...]], ...] = ()
 
     def frame(self) -> "pandas.DataFrame":
         """A tidy pandas frame: checkpoint, name, layer, measure, value, and accuracy beside it."""
@@ -111,33 +120,34 @@ class Trajectory:
             if target is None or np.isnan(target).all():
                 continue
             for (layer, measure), series in self.values.items():
-                rows.append({"layer": layer, "measure": measure, "against": against, **_related(series, target)})
+                rows.append({"layer": layer, "measure": measure, "against": against, **related(series, target)})
         return rows
 
 
 def trajectory(
-    checkpoints: Sequence[FiringStats], test: Sequence[FiringStats] | None = None, names: Sequence[str] | None = None,
-    weight_norms: Sequence[float] | None = None,
-) -> Trajectory:  # fmt: skip
+    checkpoints: Iterable[FiringStats], test: Iterable[FiringStats] | None = None, names: Sequence[str] | None = None
+) -> Trajectory:
     """Every measure of every layer over the checkpoints of one training.
 
     Per-unit measures are means over live units, those by class means over classes; ``activation_entropy_total`` is the papers'
-    sum. Where co-firing counts were recorded, modularities and the mean number of unique units are there too, and always the
-    baselines of :data:`cofire.baselines.BASELINES` that come from statistics.
+    sum. Where co-firing counts were recorded, modularities, the mean number of unique units and the mean size of a community
+    are there too, and always the baselines of :data:`cofire.baselines.BASELINES` that come from statistics, and the norm of the
+    weights where the statistics are a recording's. :func:`cofire.follow` makes the statistics of checkpoints on the disk, and
+    :mod:`cofire.hypotheses` paper 001's tables.
 
     Source:
         Papers 000 (section 7.1) and 001 (section 7). *Departure:* beside each raw correlation stand that given the checkpoint's
         index, that of the changes, and the same for series that know nothing of firing.
 
     Args:
-        checkpoints: Statistics of the same data with the weights of each checkpoint, in order; before training is one.
+        checkpoints: Statistics of the same data with the weights of each checkpoint, in order; before training is one. They
+            are read one by one, so that a generator need not hold them all.
         test: The same on test data; only accuracy is taken from it.
         names: Names of the checkpoints; by default their numbers.
-        weight_norms: The norm of each checkpoint's weights, from :func:`cofire.baselines.weight_norm`: one more baseline.
 
     Raises:
-        InputError: Fewer than three checkpoints; other layers, samples or classes in one of them; names or norms that do not
-            fit.
+        InputError: Fewer than three checkpoints; other layers, samples, labels or classes in one of them; names or test
+            statistics that do not fit.
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=300)
@@ -150,41 +160,64 @@ def trajectory(
     >>> len(path.names), path.values["relu1", "mutual_information"].shape
     (4, (4,))
     """
-    checkpoints = list(checkpoints)
-    if len(checkpoints) < 3:
-        raise InputError("a trajectory needs at least three checkpoints", f"found {len(checkpoints)}")
-    names = [str(at) for at in range(len(checkpoints))] if names is None else [str(name) for name in names]
-    if len(names) != len(checkpoints):
-        raise InputError("there must be one name per checkpoint", f"found {len(names)} for {len(checkpoints)}")
-    if weight_norms is not None and len(weight_norms) != len(checkpoints):
-        raise InputError(
-            "there must be one norm of the weights per checkpoint", f"found {len(weight_norms)} for {len(checkpoints)}"
-        )
-    first = checkpoints[0]
-    for name, stats in zip(names, checkpoints, strict=True):
-        if list(stats) != list(first) or any(stats[layer].units != first[layer].units for layer in first):
-            raise InputError(
-                "all checkpoints must be of one architecture", f"checkpoint {name!r} has other layers than the first"
-            )
-        if stats.class_counts.tolist() != first.class_counts.tolist():
-            raise InputError(
-                "all checkpoints must be recorded on the same samples",
-                f"checkpoint {name!r} has other numbers of samples by class",
-            )
-    if test is not None and len(test) != len(checkpoints):
-        raise InputError("there must be test statistics for every checkpoint", f"found {len(test)} for {len(checkpoints)}")
-    series: dict[tuple[str, str], list[float]] = {(ALL, "checkpoint_index"): [float(at) for at in range(len(checkpoints))]}
-    if weight_norms is not None:
-        series[ALL, "weight_norm"] = list(weight_norms)
+    first, found, by_class, sizes, accuracy = None, [], [], [], []
     for at, stats in enumerate(checkpoints):
-        for key, value in values_of(stats).items():
-            series.setdefault(key, [math.nan] * len(checkpoints))[at] = value
-    values = {key: np.array(column) for key, column in series.items()}
-    return Trajectory(tuple(names), values, _accuracies(checkpoints), None if test is None else _accuracies(test))
+        first = stats if first is None else first
+        _compare(first, stats, str(at) if names is None or at >= len(names) else names[at])
+        norm = stats.header.get("model", {}).get("weight_norm")
+        trivial = {(ALL, "checkpoint_index"): float(at), **({} if norm is None else {(ALL, "weight_norm"): norm})}
+        graphs = {name: coactivation(layer, sensible_top(layer)) for name, layer in stats.items() if layer.cofire is not None}
+        groups = {name: communities(graph) for name, graph in graphs.items()}
+        searched = {(name, "modularity_bisection"): modularity_bisection(graph) for name, graph in graphs.items()}
+        searched |= {(name, "nodes_per_community"): found.mean_size for name, found in groups.items()}
+        found.append(trivial | values_of(stats) | searched)
+        by_class.append(_by_class(stats))
+        sizes.append({name: tuple(found.sizes.tolist()) for name, found in groups.items()})
+        accuracy.append(_accuracy(stats))
+    count = len(found)
+    if count < 3:
+        raise InputError("a trajectory needs at least three checkpoints", f"found {count}")
+    names = list(map(str, range(count) if names is None else names))
+    if len(names) != count:
+        raise InputError("there must be one name per checkpoint", f"found {len(names)} for {count}")
+    tested = None if test is None else np.array([_accuracy(stats) for stats in test])
+    if tested is not None and len(tested) != count:
+        raise InputError("there must be test statistics for every checkpoint", f"found {len(tested)} for {count}")
+    return Trajectory(tuple(names), _series(found), np.array(accuracy), tested, _series(by_class), tuple(sizes))
 
 
-def _accuracies(checkpoints: Sequence[FiringStats]) -> np.ndarray:
-    return np.array([math.nan if stats.accuracy is None else stats.accuracy for stats in checkpoints])
+def _compare(first: FiringStats, stats: FiringStats, name: str) -> None:
+    """Raise where a checkpoint cannot stand beside the first."""
+    if list(stats) != list(first) or any(stats[layer].units != first[layer].units for layer in first):
+        raise InputError("all checkpoints must be of one architecture", f"checkpoint {name!r} has other layers than the first")
+    digests = [one.header.get("data", {}).get("digest") for one in (first, stats)]
+    odd = (
+        ("numbers of samples by class", stats.class_counts.tolist() != first.class_counts.tolist()),
+        ("classes", stats.class_names != first.class_names),
+        ("pictures or labels", None not in digests and digests[0] != digests[1]),
+    )
+    for what, differs in odd:
+        if differs:
+            raise InputError("all checkpoints must be recorded on the same samples", f"checkpoint {name!r} has other {what}")
+
+
+def _series(found: Sequence[dict]) -> dict[Any, np.ndarray]:
+    """A series for each key of any of the dictionaries, NaN where one lacks it."""
+    keys = dict.fromkeys(key for values in found for key in values)
+    return {key: np.array([values.get(key, math.nan) for values in found]) for key in keys}
+
+
+def _accuracy(stats: FiringStats) -> float:
+    return math.nan if stats.accuracy is None else stats.accuracy
+
+
+def _by_class(stats: FiringStats) -> dict[tuple[str, str], float]:
+    """Each class's accuracy, and the entropy of its samples' activations summed over all units, where both were recorded."""
+    if stats.class_accuracy is None or any(layer.class_histogram is None for layer in stats.values()):
+        return {}
+    entropy = torch.stack([activation_entropy(layer, by_class=True).sum(1) for layer in stats.values()]).sum(0)
+    numbers = {"activation_entropy_total": entropy, "accuracy": stats.class_accuracy}
+    return {(name, key): float(of[c]) for c, name in enumerate(stats.class_names) for key, of in numbers.items()}
 
 
 def values_of(stats: FiringStats, model: nn.Module | None = None, seen: Outputs | None = None) -> dict[tuple[str, str], float]:
@@ -232,7 +265,8 @@ def _of_layer(layer: LayerStats) -> dict[str, float]:
     return found
 
 
-def _related(series: np.ndarray, target: np.ndarray) -> dict:
+def related(series: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+    """How a series over checkpoints goes with another: a line of :meth:`Trajectory.correlations`."""
     known = np.isfinite(series) & np.isfinite(target)
     x, y, index = series[known], target[known], np.flatnonzero(known).astype(float)
     note = ""

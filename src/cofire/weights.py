@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 
 from cofire.errors import FileError, WeightsError
 from cofire.files import atomic
+from cofire.storage import is_pickle
 
-__all__ = ["bare", "digest", "load_weights", "save_weights", "shapes"]
+__all__ = ["bare", "digest", "load_weights", "matrix_squares", "save_weights", "shapes", "weight_norm"]
 
 _FORMAT = 1
 _KEY = "cofire"
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # torch.compile and FSDP put these anywhere in a key
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save today, and before 1.6
 _SHOWN = 5
 
 
@@ -123,6 +124,24 @@ def digest(model: nn.Module) -> str:
     return total.hexdigest()[:16]
 
 
+def matrix_squares(model: nn.Module) -> list[float]:
+    """Sum of the squares of each weight matrix: of the parameters with two or more axes, one that is shared once."""
+    matrices = (weight.detach() for weight in model.parameters() if weight.ndim > 1)
+    return [float((matrix.abs() if matrix.is_complex() else matrix).double().square().sum()) for matrix in matrices]
+
+
+def weight_norm(model: nn.Module) -> float:
+    """Euclidean norm of all weight matrices together: no bias, no normalisation's gain.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> _ = torch.nn.init.eye_(layer.weight)
+        >>> weight_norm(layer) == 2**0.5
+        True
+    """
+    return math.sqrt(sum(matrix_squares(model)))
+
+
 def bare(model: nn.Module) -> nn.Module:
     """The model inside the wrappers of `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
     while True:
@@ -148,13 +167,10 @@ def _strip(name: str, wanted: Mapping[str, Tensor]) -> str:
 
 def _refuse_pickle(path: Path) -> None:
     try:
-        with open(path, "rb") as file:
-            start = file.read(9)
+        pickled = is_pickle(path)
     except OSError as error:
         raise FileError(f"no weights could be read from {path}", error.strerror or str(error), "") from error
-    if start[2:] == b"\0\0\0\0\0\0{":  # a safetensors header whose length happens to begin as a pickle does
-        return
-    if start.startswith(_PICKLES):
+    if pickled:
         raise WeightsError(
             "weights come in a safetensors file",
             f"{path} is a pickle, which is never opened here: reading one can run any code",

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -12,11 +13,18 @@ __all__ = ["app", "run"]
 
 
 def run() -> None:
-    """The ``cofire`` command: errors of this package are one sentence and exit code 2, Ctrl-C is 130."""
-    from cofire.errors import CofireError
+    """The ``cofire`` command: errors and warnings of this package are one sentence; an error's exit code is 2, Ctrl-C's 130."""
+    from cofire.errors import CofireError, CofireWarning
+
+    usual = warnings.showwarning
+
+    def show(message, category, *place):
+        typer.echo(f"cofire: {message}", err=True) if issubclass(category, CofireWarning) else usual(message, category, *place)
 
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            app()
     except CofireError as error:
         typer.echo(f"cofire: {error}", err=True)
         sys.exit(2)

@@ -1,63 +1,81 @@
-"""Recording the checkpoints of a training one after the other, so that a run that was stopped goes on."""
+"""Following the checkpoints of one training with the options of the command line, and writing what was found."""
 
-import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cofire.sources import DataSource, ModelSource
 
-__all__ = ["checkpoint_list", "record_checkpoints"]
+if TYPE_CHECKING:
+    from cofire.trajectories import Trajectory
+
+__all__ = ["Follower"]
 
 
-def checkpoint_list(paths: list[Path]) -> list[Path]:
-    """The files that are named and those in the folders that are named, numbers in their names in numerical order."""
-    from cofire.errors import FileError
-
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            held = [file for file in path.iterdir() if file.suffix in (".safetensors", ".stats")]
-            ours = [file for file in held if re.fullmatch(r"epoch-\d+\.safetensors", file.name)]  # not the optimiser's state
-            found = sorted(ours or held, key=_natural)
-            if not found:
-                raise FileError("wanted a folder of checkpoints", f"{str(path)!r} holds no .safetensors or .stats file")
-            files += found
-        else:
-            files.append(path)
-    return files
-
-
-def _natural(path: Path) -> list:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-def record_checkpoints(
-    files: list[Path], folder: Path, model: ModelSource, source: DataSource, normalize, device: str | None
-) -> tuple[list[Path], list[float]]:
-    """Statistics of every checkpoint's weights in a folder, and the norms of the weights; what is there already is left.
+@dataclass(frozen=True)
+class Follower:
+    """How trainings are followed; the fields are the options of the same names.
 
     Args:
-        files: Weights, in order.
-        folder: Where to write `NAME.stats`; made if it does not exist.
-        model: The model.
-        source: The data.
+        model: The model, where checkpoints are weights; None where they are statistics.
+        classes: Its outputs.
+        source: Its training data.
+        seed: Of the data; None for that of each training.
+        test: Split for test accuracy.
         normalize: As for batches.
         device: Where to run.
     """
-    from cofire.baselines import weight_norm
-    from cofire.recording import record
-    from cofire.weights import load_weights
 
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = [folder / f"{file.stem}.stats" for file in files]
-    images, norms = source.load(), []
-    net = model.build(images)
-    net = net if device is None else net.to(device)
-    for file, target in zip(files, targets, strict=True):
-        load_weights(net, file, ignore=("optimizer.", "history.", "rng."))
-        norms.append(weight_norm(net))
-        if not target.exists():
-            record(net, images.batches(256, normalize=normalize)).save(target)
-            typer.echo(f"recorded {file.name}")
-    return targets, norms
+    model: str | None
+    classes: int | None
+    source: DataSource
+    seed: int | None
+    test: str | None
+    normalize: Any
+    device: str | None
+
+    def follow(self, checkpoints: list[Path], folder: Path, mixed: bool = False) -> "Trajectory":
+        """The trajectory of one training; its tables are written to the folder.
+
+        Args:
+            checkpoints: A folder or files.
+            folder: Where statistics and tables go.
+            mixed: It was trained on shuffled labels.
+        """
+        from cofire.export import write_frame
+        from cofire.hypotheses import TABLES
+
+        path = self._statistics(checkpoints) if self.model is None else self._weights(checkpoints, folder, mixed)
+        tables = {"trajectory": path.frame(), "correlations": path.correlations()}
+        tables |= {f"001-table-{number}": table(path) for number, table in TABLES.items()}
+        for name, frame in tables.items():
+            if len(frame):
+                write_frame(frame, folder / f"{name}.csv", "a table")
+        return path
+
+    def _statistics(self, checkpoints: list[Path]) -> "Trajectory":
+        from cofire.errors import FileError
+        from cofire.following import checkpoint_list, followed
+
+        try:
+            return followed(checkpoint_list(checkpoints, (".stats", ".safetensors")))
+        except FileError as error:
+            raise FileError(error.wanted, error.found, "If these are weights, name their model with --model.") from error
+
+    def _weights(self, checkpoints: list[Path], folder: Path, mixed: bool) -> "Trajectory":
+        from cofire.checkpointing import settings_in
+        from cofire.following import follow
+
+        first = checkpoints[0]
+        trained = settings_in(first if first.is_dir() else first.parent).get("seed", 0)
+        source = replace(self.source, seed=trained if self.seed is None else self.seed)
+        source = replace(source, shuffle_labels=True) if mixed else source
+        images = source.load()
+        net = ModelSource(str(self.model), None, self.classes, 0).build(images)
+        net = net if self.device is None else net.to(self.device)
+        batches = images.batches(256, normalize=self.normalize)
+        unseen = None if self.test is None else replace(source, limit=None).load(self.test)
+        test = None if unseen is None else unseen.batches(256, normalize=self.normalize)
+        return follow(net, checkpoints, batches, folder, test, typer.echo)

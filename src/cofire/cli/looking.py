@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cofire.cli.checkpoints import checkpoint_list, record_checkpoints
+from cofire.cli.checkpoints import Follower
 from cofire.cli.options import (
     Cache,
     Channels,
@@ -27,7 +27,7 @@ from cofire.cli.options import (
     normal,
     say_all,
 )
-from cofire.sources import DataSource, ModelSource
+from cofire.sources import DataSource
 
 __all__ = ["graph", "measure", "report", "trajectory"]
 
@@ -103,9 +103,14 @@ def trajectory(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for statistics, tables and correlations.")],
     model: Annotated[str | None, typer.Option(help="The model, where the checkpoints are weights.")] = None,
+    control: Annotated[
+        list[Path] | None, typer.Option(help="Folder of the same training on shuffled labels, a control; may be repeated.")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="Split for test accuracy, such as test.")] = None,
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, classes: Classes = None, shuffle_labels: ShuffleLabels = False,
-    seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
+    seed: Annotated[int | None, typer.Option(help="Of subsets and shuffled labels; else that of each training.")] = None,
+    device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again.
 
@@ -114,33 +119,29 @@ def trajectory(
     from cofire.errors import FileError
     from cofire.export import write_frame
     from cofire.runs import over_runs
-    from cofire.stats import load
-    from cofire.trajectories import trajectory as room
 
     several = len(checkpoints) > 1 and all(path.is_dir() for path in checkpoints)
+    places = [[path] for path in checkpoints] if several else [checkpoints]
     folders = [out / path.resolve().name for path in checkpoints] if several else [out]
-    if len(set(folders)) < len(folders):
-        raise FileError("the folders of several runs must have different names", f"found {', '.join(map(str, checkpoints))}")
-    found = []
-    for folder, paths in zip(folders, [[path] for path in checkpoints] if several else [checkpoints], strict=True):
-        files, norms = checkpoint_list(paths), None
-        names = [file.stem for file in files]
-        if model is not None:
-            source = DataSource(data, "train", data_root, size, channels, limit, seed, shuffle_labels, cache, download)
-            built = ModelSource(model, None, classes, seed)
-            files, norms = record_checkpoints(files, folder, built, source, normal(normalize), device)
-        found.append(room([load(file) for file in files], names=names, weight_norms=norms))
-        write_frame(found[-1].frame(), folder / "trajectory.csv", "a trajectory")
-        write_frame(found[-1].correlations(), folder / "correlations.csv", "a table of correlations")
-    if several:
-        joined = over_runs(found)
+    controls = [out / "control" / path.resolve().name for path in control or ()]
+    if len({*folders, *controls}) < len([*folders, *controls]):
+        raise FileError(
+            "the folders of several runs must have different names",
+            f"found {', '.join(map(str, [*checkpoints, *(control or ())]))}",
+        )
+    source = DataSource(data, "train", data_root, size, channels, limit, seed or 0, shuffle_labels, cache, download)
+    follower = Follower(model, classes, source, seed, test, normal(normalize), device)
+    runs = [follower.follow(paths, folder) for paths, folder in zip(places, folders, strict=True)]
+    shuffled = [follower.follow([path], folder, mixed=True) for path, folder in zip(control or (), controls, strict=True)]
+    if several or shuffled:
+        joined = over_runs(runs, shuffled)
         frame, words = joined.frame(), joined.verdict()
         write_frame(frame, out / "runs.csv", "a table of correlations")
         shown, written = frame.query("statistic == 'partial_spearman'"), "runs.csv, and for each run "
     else:
-        shown, words, written = found[0].correlations(), found[0].verdict(), ""
+        shown, words, written = runs[0].correlations(), runs[0].verdict(), ""
     typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    typer.echo(f"\n{words}\n\nwritten to {out}: {written}trajectory.csv, correlations.csv")
+    typer.echo(f"\n{words}\n\nwritten to {out}: {written}trajectory.csv, correlations.csv, and tables 3 to 6 of paper 001")
 
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")
