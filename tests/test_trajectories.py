@@ -1,5 +1,6 @@
 """Measures over checkpoints: the series, correlations with their controls, and what is said of them."""
 
+import json
 import math
 
 import numpy as np
@@ -162,6 +163,16 @@ def test_the_command_records_what_is_missing_and_goes_on(tmp_path):
     assert b"weight_norm" in correlations
     lines = [line for line in correlations.splitlines() if b"weight_norm" not in line]  # statistics alone do not know it
     assert (tmp_path / "other" / "correlations.csv").read_bytes().splitlines() == lines
+    page = tmp_path / "training.html"
+    said = run("trajectory", folder, "--model", model, "-o", out, "--test", "--report", page)
+    assert said.count("recorded epoch-") == 4
+    assert f"report written to {page}" in said
+    (drawn,) = json.loads(page.with_suffix(".json").read_text("utf8"))["training"]["runs"]
+    history = json.loads((folder / "history.json").read_text("utf8"))
+    assert drawn["name"] == "out"
+    assert drawn["test_accuracy"] == pytest.approx(history["test_accuracy"], rel=1e-5)
+    done = CliRunner().invoke(app, ["trajectory", str(folder), "-o", str(out), "--test"])
+    assert str(done.exception) == "--test runs the model on test data; found no model. Name it with --model."
 
 
 def test_the_command_joins_runs_of_several_seeds(tmp_path):

@@ -1,5 +1,6 @@
 """Commands that look at statistics: measure, graph, report, trajectory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from cofire.cli.options import (
     Limit,
     Normalize,
     Page,
+    Report,
     Root,
     Seed,
     ShuffleLabels,
@@ -106,12 +108,15 @@ def trajectory(
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, classes: Classes = None, shuffle_labels: ShuffleLabels = False,
     seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
+    test: Annotated[bool, typer.Option("--test", help="With --model: look at accuracy on test data too.")] = False,
+    report: Report = None,
 ) -> None:  # fmt: skip
     """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again.
 
     Several folders are several runs, such as those of other seeds: correlations then are means over runs, with intervals.
     """
-    from cofire.errors import FileError
+    from cofire import report as page
+    from cofire.errors import FileError, InputError
     from cofire.export import write_frame
     from cofire.runs import over_runs
     from cofire.stats import load
@@ -121,15 +126,22 @@ def trajectory(
     folders = [out / path.resolve().name for path in checkpoints] if several else [out]
     if len(set(folders)) < len(folders):
         raise FileError("the folders of several runs must have different names", f"found {', '.join(map(str, checkpoints))}")
-    found = []
+    if test and model is None:
+        raise InputError("--test runs the model on test data", "found no model", "Name it with --model.")
+    found, last = [], None
     for folder, paths in zip(folders, [[path] for path in checkpoints] if several else [checkpoints], strict=True):
-        files, norms = checkpoint_list(paths), None
+        files, norms, unseen = checkpoint_list(paths), None, None
         names = [file.stem for file in files]
         if model is not None:
             source = DataSource(data, "train", data_root, size, channels, limit, seed, shuffle_labels, cache, download)
             built = ModelSource(model, None, classes, seed)
+            if test:
+                other = replace(source, split="test")
+                unseen = record_checkpoints(files, folder / "test", built, other, normal(normalize), device)[0]
             files, norms = record_checkpoints(files, folder, built, source, normal(normalize), device)
-        found.append(room([load(file) for file in files], names=names, weight_norms=norms))
+        stats = [load(file) for file in files]
+        last = last or stats[-1]
+        found.append(room(stats, None if unseen is None else [load(file) for file in unseen], names, norms))
         write_frame(found[-1].frame(), folder / "trajectory.csv", "a trajectory")
         write_frame(found[-1].correlations(), folder / "correlations.csv", "a table of correlations")
     if several:
@@ -141,6 +153,10 @@ def trajectory(
         shown, words, written = found[0].correlations(), found[0].verdict(), ""
     typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     typer.echo(f"\n{words}\n\nwritten to {out}: {written}trajectory.csv, correlations.csv")
+    if report is not None and last is not None:
+        drawn = {folder.name: path for folder, path in zip(folders, found, strict=True)}
+        page.write(last, report, title="Over a training", command=command(), seed=seed, trajectories=drawn)
+        typer.echo(f"report written to {report}")
 
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")

@@ -121,9 +121,13 @@ def _recorded_otherwise(followed: Followed, file: Path) -> dict[str, float]:
     target = file.with_suffix(".otherwise.json")
     if not target.exists():
         load_checkpoint(followed.model, file)
-        train, test = followed.images["train"], followed.images["test"]
-        tenth = train.subset(spread(train.labels.numpy(), math.ceil(len(train) / 10), 0, equal=True))
-        bits = {"a tenth of the pictures": _bits_on(followed.model, tenth), "test pictures": _bits_on(followed.model, test)}
+        count = math.ceil(len(followed.images["train"]) / 10)
+        tenth, test = (images.subset(spread(images.labels.numpy(), min(count, len(images)), 0, equal=True))
+                       for images in followed.images.values())  # fmt: skip
+        bits = {
+            "a tenth of the pictures": _bits_on(followed.model, tenth),
+            "as many test pictures": _bits_on(followed.model, test),
+        }
         if NETS[followed.name].dense:
             bits["a tenth, dropout on"] = _bits_on(_dropping(followed.model), tenth)
         with atomic(target) as temporary:
