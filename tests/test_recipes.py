@@ -13,8 +13,8 @@ import cofire
 from cofire.errors import FileError, InputError
 from cofire.images import spread
 from cofire.recipes import RECIPES, Settings, reproduce
-from cofire.recipes.entropies import _dropping, _too_small
-from cofire.recipes.following import NETS
+from cofire.recipes.entropies import _dropping
+from cofire.recipes.following import NETS, judged
 from cofire.recipes.running import Finding, Found, Table, mean_and_range, measured, verdict_of, write
 
 SMALL = {
@@ -77,8 +77,8 @@ def test_numbers_come_back_as_they_were(tmp_path):
     [("mnist", 10, 0.2, False), ("mnist", 9, 0.9, True), ("mnist", 10, 0.19, True), ("mnist-mixed", 10, 0.12, False)],
 )
 def test_a_training_that_is_too_small_is_not_judged(net, checkpoints, best, small):
-    row = {"net": net, "made": {"checkpoints": checkpoints}, "most_frequent": 0.1, "accuracy": [0.1, best, 0.1]}
-    assert _too_small(row) is small
+    row = {"net": net, "made": {"checkpoints": checkpoints, "most_frequent": 0.1, "best": best}}
+    assert judged([row]) == (([], f" Too small to judge: {net}.") if small else ([row], ""))
 
 
 def test_the_parts_are_the_nets():

@@ -16,7 +16,7 @@ from cofire.correlations import correlation, rank_correlation
 from cofire.files import atomic
 from cofire.images import Images, spread
 from cofire.information import activation_entropy
-from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, load_checkpoint, made, origin, related
+from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, judged, load_checkpoint, made, origin, related
 from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
 from cofire.recording import record
 from cofire.stats import FiringStats
@@ -44,17 +44,13 @@ _WELL_TRAINED = ("mnist", "fashion-mnist", "plantvillage")
 """Those that 001 calls so."""
 
 _TOTAL = ("all layers", "activation_entropy_total")
-_FEWEST = 10
-"""Checkpoints below which nothing is said of a training."""
 
 _SCALE = (
     "Adam at 1e-3, a checkpoint after each epoch and one before the first; statistics on the training pictures in eval mode, "
     "30 bins. Fully connected nets are those of 001 table 1, with dropout 0.2; ResNet-50 and Inception-v3 are torchvision's, "
     "from random weights, on far fewer pictures than the paper's. The papers give no optimizer, no bins, and no checkpoint 0. "
     "PlantVillage is 6 crops here, segmented, at 64 x 64; the papers have 9 at 256 x 256, so its classes are not theirs. "
-    "CIFAR-10 is gray in the fully connected net. The last table says how each net was trained, and by which command. A "
-    f"training is too small to judge with fewer than {_FEWEST} checkpoints or, with true labels, where its accuracy never "
-    "reaches twice the share of the most frequent class."
+    "CIFAR-10 is gray in the fully connected net. The last table says how each net was trained, and by which command."
 )
 
 
@@ -74,14 +70,13 @@ def run(settings: Settings) -> Found:
 
 
 def _row(followed: Followed, settings: Settings) -> dict:
-    path, first = followed.path, followed.train[0]
-    series = path.values[_TOTAL]
+    path = followed.path
     return {
         "net": followed.name, "seed": followed.seed, "made": origin(followed, settings),
-        "most_frequent": int(first.class_counts.max()) / first.samples,
         "entropy": related(path, *_TOTAL), "entropy_test": related(path, *_TOTAL, "test_accuracy"),
         "index": related(path, "all layers", "checkpoint_index"), "active": related(path, "all layers", "active_share"),
-        "series": _short(series, 3), "accuracy": _short(path.accuracy), "test_accuracy": _short(path.test_accuracy),
+        "series": _short(path.values[_TOTAL], 3), "accuracy": _short(path.accuracy),
+        "test_accuracy": _short(path.test_accuracy),
         "choices": _by_choice(followed), "classes": _of_classes(followed) if NETS[followed.name].dense else [],
     }  # fmt: skip
 
@@ -179,17 +174,9 @@ def _of_classes(followed: Followed) -> list[dict]:
 # ---------------------------------------------------------------- what follows
 
 
-def _too_small(row: dict) -> bool:
-    if row["made"]["checkpoints"] < _FEWEST:
-        return True
-    return not NETS[row["net"]].shuffled and max(row["accuracy"]) < 2 * row["most_frequent"]
-
-
 def _findings(every: list[dict]) -> list[Finding]:
-    rows = [row for row in every if not _too_small(row)]
+    rows, left = judged(every)
     true = [row for row in rows if not NETS[row["net"]].shuffled]
-    small = dict.fromkeys(row["net"] for row in every if _too_small(row))
-    left = f" Too small to judge: {', '.join(small)}." if small else ""
     return [_falls(true, rows, left), _beyond_drift(true, rows), _highest_at_start(true), _one_sign(true), *_classes_fall(rows)]
 
 
@@ -267,11 +254,10 @@ def _correlations(rows: list[dict]) -> Table:
             ("entropy", "differences"), ("index", "spearman"), ("active", "pearson"),
         )]  # fmt: skip
         accuracies = [mean_and_range([row[part][-1] for row in group], 3) for part in ("accuracy", "test_accuracy")]
-        small = "too small" if all(map(_too_small, group)) else ""
-        lines.append([name, *accuracies, *_CLAIMED[name], *cells, small])
+        lines.append([name, *accuracies, *_CLAIMED[name], *cells])
     columns = ["net", "train accuracy", "test accuracy", "paper, Pearson", "paper, Spearman", "Pearson", "Spearman",
-               "Pearson, test", "given the checkpoint", "changes", "checkpoint number, Spearman", "active share, Pearson",
-               "to judge"]  # fmt: skip
+               "Pearson, test", "given the checkpoint", "changes", "checkpoint number, Spearman",
+               "active share, Pearson"]  # fmt: skip
     note = (
         "Correlation of the total entropy with training accuracy over checkpoints, 0 included: mean over seeds, smallest and "
     )

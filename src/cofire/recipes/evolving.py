@@ -1,6 +1,6 @@
 """Paper 001 again: modularity and unique units over a training, and how they go with accuracy."""
 
-from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, made, origin, related
+from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, judged, made, origin, related
 from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
 
 __all__ = ["run"]
@@ -36,8 +36,12 @@ _SCALE = (
 def run(settings: Settings) -> Found:
     """Modularity and unique units over the checkpoints, layer by layer (001 sections 7.1 and 7.2)."""
     trainings = all_rows(settings, [_row(followed, settings) for followed in follow(settings, _DENSE)])
-    rows = [{"net": one["net"], "seed": one["seed"], **cell} for one in trainings for cell in one["layers"]]
-    return Found(_findings(rows), [*_tables(rows), made(trainings)], _SCALE, trainings)
+    kept, left = judged(trainings)
+    return Found(_findings(_layers(kept), left), [*_tables(_layers(trainings)), made(trainings)], _SCALE, trainings)
+
+
+def _layers(trainings: list[dict]) -> list[dict]:
+    return [{"net": one["net"], "seed": one["seed"], **cell} for one in trainings for cell in one["layers"]]
 
 
 def _row(followed: Followed, settings: Settings) -> dict:
@@ -51,14 +55,14 @@ def _row(followed: Followed, settings: Settings) -> dict:
     return {"net": followed.name, "seed": followed.seed, "made": origin(followed, settings), "layers": layers}
 
 
-def _findings(rows: list[dict]) -> list[Finding]:
+def _findings(rows: list[dict], left: str) -> list[Finding]:
     overlapping = [row for row in rows if row["measure"] in ("modularity_shen", "modularity_chen")]
     true, mixed = ([row for row in overlapping if NETS[row["net"]].shuffled is shuffled] for shuffled in (False, True))
     held = sum(row["pearson"] > 0.3 for row in true)
     found = [
         Finding("Modularity of overlapping communities rises with training accuracy.", verdict_of(held, len(true)),
                 f"Pearson above 0.3 in {held} of {len(true)} cases (a layer of a training with true labels): "
-                f"{mean_and_range([row['pearson'] for row in true])}."),
+                f"{mean_and_range([row['pearson'] for row in true])}.{left}"),
     ]  # fmt: skip
     if true and mixed:
         found.append(_told_apart(true, mixed))

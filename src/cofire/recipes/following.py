@@ -19,7 +19,7 @@ from cofire.trajectories import Trajectory, trajectory
 from cofire.version import __version__
 from cofire.weights import load_weights
 
-__all__ = ["NETS", "Followed", "Net", "all_rows", "by_net", "follow", "load_checkpoint", "made", "origin", "related"]
+__all__ = ["NETS", "Followed", "Net", "all_rows", "by_net", "follow", "judged", "load_checkpoint", "made", "origin", "related"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ NETS = {
     "resnet50-plantvillage": Net("plantvillage-crops", "torchvision:resnet50", _LEAVES, limit=1_500, epochs=10, batch=32),
 }  # fmt: skip
 """Nets by the name of the part; those with a limit of their own are what one core trains in a quarter of an hour."""
+
+
+_FEWEST = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,23 +167,44 @@ def by_net(rows: Sequence[dict]) -> dict[str, list[dict]]:
 def origin(followed: Followed, settings: Settings) -> dict:
     """How a row came to be: what a reader needs to make it again."""
     train, test = (followed.images[part] for part in ("train", "test"))
+    counts = followed.train[0].class_counts
     return {
         "command": settings.command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "torch": torch.__version__,
         "cofire": __version__, "machine": f"{platform.machine()} {platform.system()}",
         "device": str(next(followed.model.parameters()).device), "pictures": len(train), "tests": len(test),
         "shape": "x".join(map(str, train.shape)), "checkpoints": len(followed.files),
+        "most_frequent": int(counts.max()) / int(counts.sum()), "best": float(followed.path.accuracy.max()),
     }  # fmt: skip
+
+
+def judged(rows: Sequence[dict]) -> tuple[list[dict], str]:
+    """The rows of trainings that are large enough to judge by, and a sentence on the others.
+
+    Too small is one with fewer than ten checkpoints or, with true labels, one whose accuracy never reached twice the share of
+    the most frequent class.
+    """
+
+    def enough(row: dict) -> bool:
+        how = row["made"]
+        learned = NETS[row["net"]].shuffled or how["best"] >= 2 * how["most_frequent"]
+        return how["checkpoints"] >= _FEWEST and learned
+
+    small = dict.fromkeys(row["net"] for row in rows if not enough(row))
+    return [row for row in rows if enough(row)], f" Too small to judge: {', '.join(small)}." if small else ""
 
 
 def made(rows: Sequence[dict]) -> Table:
     """How every net was trained, by which command."""
-    lines = []
+    lines, kept = [], judged(rows)[0]
     for name, group in by_net(rows).items():
         net, how = NETS[name], group[0]["made"]
         lines.append([
             name, net.data + (", labels shuffled" if net.shuffled else ""), net.model, how["shape"], f"{how['pictures']:,}",
             f"{how['tests']:,}", how["checkpoints"], net.batch, len(group), f"`{how['command']}`",
-            f"{how['date']}, {how['device']}, torch {how['torch']}",
+            f"{how['date']}, {how['device']}, torch {how['torch']}", "" if group[0] in kept else "too small",
         ])  # fmt: skip
-    columns = ["net", "data", "model", "pictures of", "to train", "to test", "checkpoints", "batch", "seeds", "command", "made"]
-    return Table("How each net was trained", columns, lines)
+    columns = ["net", "data", "model", "pictures of", "to train", "to test", "checkpoints", "batch", "seeds", "command", "made",
+               "to judge"]  # fmt: skip
+    note = f"Too small to judge is a training with fewer than {_FEWEST} checkpoints or, with true labels, one whose accuracy "
+    note += "never reached twice the share of the most frequent class."
+    return Table("How each net was trained", columns, lines, note)
