@@ -205,6 +205,8 @@ def made(rows: Sequence[dict]) -> Table:
         ])  # fmt: skip
     columns = ["net", "data", "model", "pictures of", "to train", "to test", "checkpoints", "batch", "seeds", "command", "made",
                "to judge"]  # fmt: skip
-    note = f"Too small to judge is a training with fewer than {_FEWEST} checkpoints or, with true labels, one whose accuracy "
-    note += "never reached twice the share of the most frequent class."
+    note = (
+        f"Too small to judge is a training with fewer than {_FEWEST} checkpoints or, with true labels, one whose accuracy "
+        "never reached twice the share of the most frequent class."
+    )
     return Table("How each net was trained", columns, lines, note)
