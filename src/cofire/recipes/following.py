@@ -64,11 +64,12 @@ NETS = {
     "cifar10": Net("cifar10", "zoo:001-cifar10", (50_000, 10_000), channels=1),
     "plantvillage": Net("plantvillage-crops", "zoo:001-plantvillage", _LEAVES, channels=1, limit=6_000),
     "resnet50-cifar10": Net("cifar10", "torchvision:resnet50", (50_000, 10_000), limit=2_000, epochs=10, batch=32),
-    "inception-v3-cifar100": Net("cifar100", "torchvision:inception_v3", (50_000, 10_000), size=75, limit=2_000, epochs=10,
+    "inception-v3-cifar100": Net("cifar100", "torchvision:inception_v3", (50_000, 10_000), size=75, limit=1_000, epochs=10,
                                  batch=32),
-    "resnet50-plantvillage": Net("plantvillage-crops", "torchvision:resnet50", _LEAVES, limit=1_500, epochs=10, batch=32),
+    "resnet50-plantvillage": Net("plantvillage-crops", "torchvision:resnet50", _LEAVES, size=32, limit=1_000, epochs=10,
+                                 batch=32),
 }  # fmt: skip
-"""Nets by the name of the part; those with a limit of their own are what one core trains in a quarter of an hour."""
+"""Nets by the name of the part; those with a limit of their own are what one core trains in about a quarter of an hour."""
 
 
 _FEWEST = 10
