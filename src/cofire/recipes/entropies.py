@@ -49,7 +49,7 @@ _SCALE = (
     "Adam at 1e-3, a checkpoint after each epoch and one before the first; statistics on the training pictures in eval mode, "
     "30 bins. Fully connected nets are those of 001 table 1, with dropout 0.2; ResNet-50 and Inception-v3 are torchvision's, "
     "from random weights, on far fewer pictures than the paper's. The papers give no optimizer, no bins, and no checkpoint 0. "
-    "PlantVillage is 6 crops here, segmented, at 64 x 64 or less; the papers have 9 at 256 x 256, so its classes are not theirs. "
+    "PlantVillage is 6 crops here, segmented, at 64 x 64 or less; the papers have 9 at 256 x 256, so the classes differ. "
     "CIFAR-10 is gray in the fully connected net. The last table says how each net was trained, and by which command."
 )
 
