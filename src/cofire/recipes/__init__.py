@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -78,8 +79,10 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
         raise InputError(f"the parts of {name} are {', '.join(recipe.parts)}", f"found {', '.join(map(repr, odd)) or 'none'}")
     if settings.seeds < 1:
         raise InputError("there must be at least one seed", f"found {settings.seeds}")
-    earlier = measured(out / f"{name}.json") if recipe.adds else ()
-    settings = replace(settings, command=_command(name, settings), earlier=earlier)
+    settings = replace(settings, command=_command(name, settings))
+    if recipe.adds:
+        settings = replace(settings, earlier=partial(measured, out / f"{name}.json"))
+        settings.earlier()  # a file of something else is found before a long run, not after it
     found = recipe.run(settings)
     return found, *write(name, recipe.title, settings, found, out)
 

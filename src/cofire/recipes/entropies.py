@@ -209,13 +209,14 @@ def _highest_at_start(true: list[dict]) -> Finding:
 def _one_sign(true: list[dict]) -> Finding:
     nets, odd = by_net(true), []
     for name, group in nets.items():
-        related = [choice["pearson"] for row in group for choice in row["choices"].values()]
-        if any(value > 0 for value in related) and any(value < 0 for value in related):
-            odd.append(name)
+        usual = sum(row["entropy"]["pearson"] for row in group)
+        turned = {choice: None for row in group for choice, found in row["choices"].items() if found["pearson"] * usual < 0}
+        if turned:
+            odd.append(f"{name} ({', '.join(turned)})")
     why = (
         f"One sign for all bins, pictures, checkpoints and seeds in {len(nets) - len(odd)} of {len(nets)} nets with true labels"
     )
-    why += f"; both signs occur for {', '.join(odd)}." if odd else "."
+    why += f"; the other sign than the one above occurs for {', '.join(odd)}." if odd else "."
     claim = "(The sign does not depend on what the papers leave open.)"
     return Finding(claim, verdict_of(len(nets) - len(odd), len(nets)), why)
 

@@ -156,7 +156,7 @@ def related(path: Trajectory, layer: str, measure: str, against: str = "accuracy
 def all_rows(settings: Settings, new: list[dict]) -> list[dict]:
     """The rows of this run, and those of an earlier one for nets that this one did not train, in the order of the nets."""
     trained = {row["net"] for row in new}
-    rows = [*(row for row in settings.earlier if row["net"] not in trained), *new]
+    rows = [*(row for row in settings.earlier() if row["net"] not in trained), *new]
     return sorted(rows, key=lambda row: (list(NETS).index(row["net"]), row["seed"]))
 
 

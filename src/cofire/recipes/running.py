@@ -31,7 +31,7 @@ class Settings:
         folder: Where checkpoints and statistics are kept, so that a run that was stopped goes on.
         say: Told of every step.
         command: The command that gives the same numbers elsewhere.
-        earlier: What an earlier run measured, for a recipe whose parts may be run one by one.
+        earlier: Gives what earlier runs measured, for a recipe whose parts may be run one by one.
     """
 
     root: Path | None
@@ -42,7 +42,7 @@ class Settings:
     folder: Path
     say: Callable[[str], None] = print
     command: str = ""
-    earlier: Sequence[dict] = ()
+    earlier: Callable[[], Sequence[dict]] = list
 
     @property
     def test_limit(self) -> int | None:
