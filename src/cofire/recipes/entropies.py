@@ -216,7 +216,7 @@ def _one_sign(true: list[dict]) -> Finding:
     why = (
         f"One sign for all bins, pictures, checkpoints and seeds in {len(nets) - len(odd)} of {len(nets)} nets with true labels"
     )
-    why += f"; the other sign than the one above occurs for {', '.join(odd)}." if odd else "."
+    why += f"; it turns for {', '.join(odd)}." if odd else "."
     claim = "(The sign does not depend on what the papers leave open.)"
     return Finding(claim, verdict_of(len(nets) - len(odd), len(nets)), why)
 
