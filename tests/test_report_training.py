@@ -32,7 +32,7 @@ def digits():
                 cofire.fit(net, train, epochs=1, seed=epoch, lr=0.01, progress=False)
             seen.append(cofire.record(net, train.batches(), progress=False))
             unseen.append(cofire.record(net, test.batches(), progress=False))
-        runs[f"seed {seed}"] = cofire.trajectory(seen, unseen if seed else None)
+        runs[f"seed {seed}"] = cofire.trajectory(seen, unseen if seed else None, [f"checkpoint-{at}" for at in range(4)])
     return {"stats": seen[-1], "trajectories": runs}
 
 
@@ -192,6 +192,7 @@ def test_a_report_without_trainings_says_so(opened):
 def test_nothing_sticks_out_of_a_narrow_window(opened, kind):
     page = opened(kind, 400)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    box = page.locator("#training svg[role=img]").bounding_box()
-    assert box["x"] >= 0
-    assert box["x"] + box["width"] <= 400
+    for text in page.locator("#training svg[role=img] text").all():
+        box = text.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400

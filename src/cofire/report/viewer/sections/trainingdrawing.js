@@ -1,6 +1,6 @@
 // The drawing of a training: a measure and accuracies over checkpoints, each over its own range or as measured.
 
-import { h, hideTip, picture, s, showTip } from "../dom.js";
+import { fitted, h, hideTip, picture, s, showTip, textWidth } from "../dom.js";
 import { leftAxis, leftRoom } from "../marks.js";
 import { exact, extent, linear, percent } from "../numbers.js";
 
@@ -74,12 +74,14 @@ export function drawing(state) {
         root.append(s("path", { d: path(line.drawn, x, y), class: `line ${line.key}`, style: { stroke: COLOURS[line.key] } }));
       return own.map((line) => ({ ...line, y }));
     });
-    const most = Math.max(2, Math.floor((right - left) / 70));
-    const step = Math.ceil(checkpoints.length / most);
-    checkpoints.forEach((name, i) => {
+    const names = checkpoints.map((name) => fitted(name, 90, 11));
+    const wide = Math.max(...names.map((name) => textWidth(name, 11)));
+    const step = Math.ceil(names.length / Math.max(2, Math.floor((right - left) / (wide + 12))));
+    names.forEach((name, i) => {
       if (i % step) return;
+      const beyond = x(i) + wide / 2 > width;
       root.append(s("line", { x1: x(i), x2: x(i), y1: bottom, y2: bottom + 4, class: "zero" }));
-      root.append(s("text", { x: x(i), y: bottom + 18, class: "tick middle" }, name));
+      root.append(s("text", { x: beyond ? width : x(i), y: bottom + 18, class: `tick ${beyond ? "end" : "middle"}` }, name));
     });
     root.setAttribute(
       "aria-label",
