@@ -1,5 +1,6 @@
 """Checkpoints on the disk: found, recorded once, followed; a killed run ends with the same tables, byte for byte."""
 
+import json
 import os
 import random
 import shutil
@@ -188,7 +189,14 @@ def test_the_command_writes_every_table_and_statistics_alone_give_the_same(train
     assert "Given the checkpoint's number" in said
     found = tables(tmp_path / "a")
     assert list(found) == [*(f"001-table-{number}.csv" for number in (3, 4, 5, 6)), "correlations.csv", "trajectory.csv"]
-    assert "recorded" not in run("trajectory", tmp_path / "a", "-o", tmp_path / "b").splitlines()[0]
+    page = tmp_path / "training.html"
+    said = run("trajectory", tmp_path / "a", "-o", tmp_path / "b", "--report", page)
+    assert "recorded" not in said.splitlines()[0]
+    assert f"report written to {page}" in said
+    (drawn,) = json.loads(page.with_suffix(".json").read_text("utf8"))["training"]["runs"]
+    history = json.loads((trained / "seed0" / "history.json").read_text("utf8"))
+    assert drawn["name"] == "b"
+    assert len(drawn["test_accuracy"]) == len(history["test_accuracy"])
     assert tables(tmp_path / "b") == found
     frame = pd.read_csv(tmp_path / "a" / "trajectory.csv")
     test = cofire.data.load("digits", "test")

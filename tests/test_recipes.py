@@ -5,11 +5,17 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
-from cofire.errors import InputError
-from cofire.recipes import Settings, reproduce
-from cofire.recipes.running import Finding, Found, Table, mean_and_range, verdict_of, write
+import cofire
+from cofire.errors import FileError, InputError
+from cofire.images import spread
+from cofire.recipes import RECIPES, Settings, reproduce
+from cofire.recipes.entropies import _dropping
+from cofire.recipes.following import NETS, judged
+from cofire.recipes.running import Finding, Found, Table, mean_and_range, measured, verdict_of, write
 
 SMALL = {
     "000-entropy": ("mnist", "mnist-mixed"), "000-boost": ("mnist",), "001": ("mnist", "mnist-mixed"), "002": ("mnist",),
@@ -23,10 +29,18 @@ def settings(folder, **changes) -> Settings:
     return Settings(**{**given, **changes})
 
 
+def after_modules(net, inputs, count):
+    for module in list(net)[:count]:
+        inputs = module(inputs)
+    return inputs
+
+
 # ---------------------------------------------------------------- closed forms
 
 
-@pytest.mark.parametrize(("held", "cases", "verdict"), [(3, 3, "holds"), (0, 3, "does not hold"), (1, 3, "depends")])
+@pytest.mark.parametrize(
+    ("held", "cases", "verdict"), [(3, 3, "holds"), (0, 3, "does not hold"), (1, 3, "depends"), (0, 0, "not judged")]
+)
 def test_verdicts(held, cases, verdict):
     assert verdict_of(held, cases) == verdict
 
@@ -41,12 +55,47 @@ def test_a_page_and_its_numbers(tmp_path):
         [Finding("Cats bark.", "does not hold", "In 0 of 4 cases.")], [Table("Cats", ["cat", "barks"], [["Tom", 0.0], ["Kit", float("nan")]])],
         "Four cats.", [{"cat": "Tom"}],
     )  # fmt: skip
-    page, numbers = write("cats", "Do cats bark?", "cofire reproduce cats", settings(tmp_path), found, tmp_path / "new")
+    page, numbers = write("cats", "Do cats bark?", settings(tmp_path, command="cofire reproduce cats"), found, tmp_path / "new")
     text = page.read_text("utf8")
     assert "| Cats bark. | **does not hold** | In 0 of 4 cases. |" in text
     assert "| Tom | 0 |\n| Kit | - |" in text
     assert "Made by `cofire reproduce cats`" in text
     assert json.loads(numbers.read_text("utf8"))["numbers"] == [{"cat": "Tom"}]
+
+
+def test_numbers_come_back_as_they_were(tmp_path):
+    assert measured(tmp_path / "none.json") == []
+    found = Found([], [], "", [{"net": "mnist", "values": [1.5, float("nan")], "words": {"a": "b"}}])
+    _, numbers = write("cats", "Cats", settings(tmp_path), found, tmp_path)
+    (row,) = measured(numbers)
+    assert (row["net"], row["values"][0], row["words"]) == ("mnist", 1.5, {"a": "b"})
+    assert np.isnan(row["values"][1])
+
+
+@pytest.mark.parametrize(
+    ("net", "checkpoints", "best", "small"),
+    [("mnist", 10, 0.2, False), ("mnist", 9, 0.9, True), ("mnist", 10, 0.19, True), ("mnist-mixed", 10, 0.12, False)],
+)
+def test_a_training_that_is_too_small_is_not_judged(net, checkpoints, best, small):
+    row = {"net": net, "made": {"checkpoints": checkpoints, "most_frequent": 0.1, "best": best}}
+    assert judged([row]) == (([], f" Too small to judge: {net}.") if small else ([row], ""))
+
+
+def test_the_parts_are_the_nets():
+    assert RECIPES["000-entropy"].parts == tuple(NETS)
+    assert RECIPES["001"].parts == tuple(name for name, net in NETS.items() if net.dense)
+
+
+def test_dropout_goes_on_in_eval_mode():
+    net = cofire.zoo.model("zoo:001-mnist", seed=0)
+    images = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    dropping = _dropping(net).eval()
+    assert torch.equal(after_modules(dropping, images, 3), after_modules(net, images, 3))
+    before, after = after_modules(net, images, 3), after_modules(dropping, images, 4)
+    kept = after != 0
+    assert torch.allclose(after[kept], before[kept] / 0.8)
+    assert 0.75 < kept.sum() / (before != 0).sum() < 0.85
+    assert torch.equal(after_modules(net, images, 4), before)
 
 
 # ---------------------------------------------------------------- the recipes, small
@@ -72,6 +121,68 @@ def test_a_recipe_runs_and_goes_on_where_it_was(name, tmp_path, data_root):
     _, _, again = reproduce(name, made, tmp_path / "again")
     assert [file.stat().st_mtime_ns for file in kept] == times
     assert json.loads(again.read_text("utf8")) == whole
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["000-entropy", "001"])
+def test_parts_run_one_by_one_come_together(name, tmp_path, data_root):
+    made = {only: settings(tmp_path / "work", only=only, root=data_root, epochs=9, limit=300)
+            for only in (("mnist-mixed",), ("mnist",), ("mnist", "mnist-mixed"))}  # fmt: skip
+    first, last, both = made.values()
+    reproduce(name, first, tmp_path / "parts")
+    parts, page, _ = reproduce(name, last, tmp_path / "parts")
+    whole, _, _ = reproduce(name, both, tmp_path / "whole")
+    assert parts.findings == whole.findings
+    assert [table.rows for table in parts.tables[:-1]] == [table.rows for table in whole.tables[:-1]]
+    for only in ("mnist", "mnist-mixed"):
+        command = f"`cofire reproduce {name} --seeds 1 --limit 300 --epochs 9 --only {only}`"
+        assert f"| 300 | 300 | 10 | 128 | 1 | {command} |" in page.read_text("utf8")
+    (tmp_path / "parts" / f"{name}.json").write_text("[]")
+    with pytest.raises(FileError, match=r"holds what a recipe measured; .*Remove it, or choose another folder"):
+        reproduce(name, last, tmp_path / "parts")
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_entropies_under_other_choices_are_those_of_plain_loops(tmp_path, data_root):
+    made = settings(tmp_path / "work", only=("mnist",), root=data_root, epochs=2, limit=100)
+    (row,) = reproduce("000-entropy", made, tmp_path)[0].numbers
+    train, test = (cofire.data.load("mnist", part, root=data_root, limit=100) for part in ("train", "test"))
+    test = test.subset(spread(test.labels.numpy(), 10, 0, equal=True))
+    net = cofire.zoo.model("zoo:001-mnist", seed=0)
+
+    def entropy(values, bins, low=None):
+        total = 0.0
+        for unit in values.T:
+            live = unit[unit != 0]
+            if len(np.unique(live)) > 1:
+                counts, _ = np.histogram(live, bins, (live.min() if low is None else low, live.max()))
+                shares = counts[counts > 0] / counts.sum()
+                total -= (shares * np.log2(shares)).sum()
+        return total
+
+    series = {"10 bins": [], "100 bins": [], "as many test pictures": [], "class 3": [], "accuracy": [], "accuracy of 3": []}
+    for file in sorted((tmp_path / "work" / "mnist-0").glob("epoch-*.safetensors")):
+        cofire.zoo.load_weights(net, file, ignore=("optimizer.", "history.", "rng."))
+        with torch.no_grad():
+            acts = {part: np.concatenate([after_modules(net, images.pixels / 255, count) for count in (3, 6)], 1).astype(float)
+                    for part, images in (("train", train), ("test", test))}  # fmt: skip
+            right = (net(train.pixels / 255).argmax(1) == train.labels).numpy()
+        third = train.labels.numpy() == 3
+        for choice, bins in (("10 bins", 10), ("100 bins", 100)):
+            series[choice].append(entropy(acts["train"], bins))
+        series["as many test pictures"].append(entropy(acts["test"], 30))
+        series["class 3"].append(entropy(acts["train"][third], 30))
+        series["accuracy"].append(right.mean())
+        series["accuracy of 3"].append(right[third].mean())
+    for choice in ("10 bins", "100 bins", "as many test pictures"):
+        wanted = np.corrcoef(series[choice], series["accuracy"])[0, 1]
+        assert row["choices"][choice]["pearson"] == pytest.approx(wanted, abs=1e-3)
+    assert row["choices"]["a tenth of the pictures"] != row["choices"]["a tenth, dropout on"]
+    assert np.ptp(series["accuracy of 3"])
+    wanted = np.corrcoef(series["class 3"], series["accuracy of 3"])[0, 1]
+    assert row["classes"][3]["pearson"] == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.data

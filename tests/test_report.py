@@ -33,8 +33,8 @@ from cofire.stats import FiringStats
 torch.set_num_threads(1)  # threads that compete with other processes for a core are slower by far
 
 SECTIONS = (
-    "overview", "measures", "firing", "softmax", "graph", "units", "maps", "table", "ablation", "boost", "trust", "carry",
-    "reproduction",
+    "overview", "measures", "firing", "softmax", "graph", "units", "maps", "table", "ablation", "boost", "trust", "training",
+    "carry", "reproduction",
 )  # fmt: skip
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -398,7 +398,7 @@ def test_every_section_shows_something(opened, kind):
             assert found["why"][0].startswith("There is nothing to compare with")
         elif name == "ablation":
             assert found["why"][0].startswith("There is no ablation here")
-        elif name in ("boost", "trust"):
+        elif name in ("boost", "trust", "training"):
             assert found["why"][0].startswith(f"There is no {name} here")
         elif name == "graph" and kind == "sketch":
             assert "co-firing counts were not recorded" in found["why"][0]

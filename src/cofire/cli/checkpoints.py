@@ -36,8 +36,8 @@ class Follower:
     normalize: Any
     device: str | None
 
-    def follow(self, checkpoints: list[Path], folder: Path, mixed: bool = False) -> "Trajectory":
-        """The trajectory of one training; its tables are written to the folder.
+    def follow(self, checkpoints: list[Path], folder: Path, mixed: bool = False) -> tuple["Trajectory", Path]:
+        """The trajectory of one training, and the statistics of its last checkpoint; its tables are written to the folder.
 
         Args:
             checkpoints: A folder or files.
@@ -47,24 +47,25 @@ class Follower:
         from cofire.export import write_frame
         from cofire.hypotheses import TABLES
 
-        path = self._statistics(checkpoints) if self.model is None else self._weights(checkpoints, folder, mixed)
+        path, last = self._statistics(checkpoints) if self.model is None else self._weights(checkpoints, folder, mixed)
         tables = {"trajectory": path.frame(), "correlations": path.correlations()}
         tables |= {f"001-table-{number}": table(path) for number, table in TABLES.items()}
         for name, frame in tables.items():
             if len(frame):
                 write_frame(frame, folder / f"{name}.csv", "a table")
-        return path
+        return path, last
 
-    def _statistics(self, checkpoints: list[Path]) -> "Trajectory":
+    def _statistics(self, checkpoints: list[Path]) -> tuple["Trajectory", Path]:
         from cofire.errors import FileError
         from cofire.following import checkpoint_list, followed
 
         try:
-            return followed(checkpoint_list(checkpoints, (".stats", ".safetensors")))
+            files = checkpoint_list(checkpoints, (".stats", ".safetensors"))
+            return followed(files), [*files.values()][-1]
         except FileError as error:
             raise FileError(error.wanted, error.found, "If these are weights, name their model with --model.") from error
 
-    def _weights(self, checkpoints: list[Path], folder: Path, mixed: bool) -> "Trajectory":
+    def _weights(self, checkpoints: list[Path], folder: Path, mixed: bool) -> tuple["Trajectory", Path]:
         from cofire.checkpointing import settings_in
         from cofire.following import follow
 
@@ -78,4 +79,5 @@ class Follower:
         batches = images.batches(256, normalize=self.normalize)
         unseen = None if self.test is None else replace(source, limit=None).load(self.test)
         test = None if unseen is None else unseen.batches(256, normalize=self.normalize)
-        return follow(net, checkpoints, batches, folder, test, typer.echo)
+        path = follow(net, checkpoints, batches, folder, test, typer.echo)
+        return path, folder / f"{path.names[-1]}.stats"

@@ -16,6 +16,7 @@ from cofire.cli.options import (
     Limit,
     Normalize,
     Page,
+    Report,
     Root,
     Seed,
     ShuffleLabels,
@@ -110,15 +111,17 @@ def trajectory(
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, classes: Classes = None, shuffle_labels: ShuffleLabels = False,
     seed: Annotated[int | None, typer.Option(help="Of subsets and shuffled labels; else that of each training.")] = None,
-    device: Device = None, download: Download = False, cache: Cache = None,
+    device: Device = None, download: Download = False, cache: Cache = None, report: Report = None,
 ) -> None:  # fmt: skip
     """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again.
 
     Several folders are several runs, such as those of other seeds: correlations then are means over runs, with intervals.
     """
+    from cofire import report as page
     from cofire.errors import FileError
     from cofire.export import write_frame
     from cofire.runs import over_runs
+    from cofire.stats import load
 
     several = len(checkpoints) > 1 and all(path.is_dir() for path in checkpoints)
     places = [[path] for path in checkpoints] if several else [checkpoints]
@@ -131,8 +134,9 @@ def trajectory(
         )
     source = DataSource(data, "train", data_root, size, channels, limit, seed or 0, shuffle_labels, cache, download)
     follower = Follower(model, classes, source, seed, test, normal(normalize), device)
-    runs = [follower.follow(paths, folder) for paths, folder in zip(places, folders, strict=True)]
-    shuffled = [follower.follow([path], folder, mixed=True) for path, folder in zip(control or (), controls, strict=True)]
+    followed = [follower.follow(paths, folder) for paths, folder in zip(places, folders, strict=True)]
+    runs = [path for path, _ in followed]
+    shuffled = [follower.follow([path], folder, mixed=True)[0] for path, folder in zip(control or (), controls, strict=True)]
     if several or shuffled:
         joined = over_runs(runs, shuffled)
         frame, words = joined.frame(), joined.verdict()
@@ -142,6 +146,10 @@ def trajectory(
         shown, words, written = runs[0].correlations(), runs[0].verdict(), ""
     typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     typer.echo(f"\n{words}\n\nwritten to {out}: {written}trajectory.csv, correlations.csv, and tables 3 to 6 of paper 001")
+    if report is not None:
+        drawn = {folder.name: path for folder, path in zip(folders, runs, strict=True)}
+        page.write(load(followed[0][1]), report, title="Over a training", command=command(), seed=seed, trajectories=drawn)
+        typer.echo(f"report written to {report}")
 
 
 @app.command(epilog="Example: cofire report train.safetensors --test test.safetensors -o report.html")

@@ -39,4 +39,10 @@ def reproduce(
             found.stats, out / f"{recipe}-curves.html", title=f"Paper {recipe}", command=command(), curves=found.curves
         )
         typer.echo(f"curves drawn in {written}")
+    if found.trajectories:
+        written = room.write(
+            found.stats, out / f"{recipe}-trainings.html", title=f"Paper {recipe}", command=command(),
+            trajectories=found.trajectories,
+        )  # fmt: skip
+        typer.echo(f"trainings drawn in {written}")
     typer.echo(f"page written to {page}, numbers to {numbers}")

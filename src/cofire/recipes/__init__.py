@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from cofire.errors import InputError
-from cofire.recipes.running import Found, Settings, write
+from cofire.recipes.running import Found, Settings, measured, write
 
 __all__ = ["RECIPES", "Recipe", "reproduce"]
 
@@ -21,12 +22,14 @@ class Recipe:
         room: Where it is.
         function: Its name there.
         parts: What can be run alone.
+        adds: Whether parts that are run one by one into the same folder come together on one page.
     """
 
     title: str
     room: str
     function: str
     parts: tuple[str, ...]
+    adds: bool = False
 
     @property
     def run(self) -> Callable[[Settings], Found]:
@@ -34,12 +37,13 @@ class Recipe:
         return getattr(import_module(f"cofire.recipes.{self.room}"), self.function)
 
 
-_FOLLOWED = ("mnist", "mnist-mixed", "fashion-mnist", "fashion-mnist-mixed", "cifar10")
+_DENSE = ("mnist", "mnist-mixed", "fashion-mnist", "fashion-mnist-mixed", "cifar10", "plantvillage")
+_DEEP = ("resnet50-cifar10", "inception-v3-cifar100", "resnet50-plantvillage")
 
 RECIPES = {
-    "000-entropy": Recipe("Entropy over a training (papers 000 and 001)", "following", "entropy", _FOLLOWED),
+    "000-entropy": Recipe("Entropy over a training (papers 000 and 001)", "entropies", "run", (*_DENSE, *_DEEP), adds=True),
     "000-boost": Recipe("The auxiliary net (paper 000)", "boosting", "run", ("mnist", "fashion-mnist", "cifar10")),
-    "001": Recipe("Modularity and unique units over a training (paper 001)", "following", "communities", _FOLLOWED),
+    "001": Recipe("Modularity and unique units over a training (paper 001)", "evolving", "run", _DENSE, adds=True),
     "002": Recipe("How many fully connected layers (paper 002)", "depth", "run", ("mnist", "cifar10", "cifar10-conv")),
     "memorise": Recipe(
         "Memorising or learning? An experiment of our own", "memorising", "run", ("mnist", "fashion-mnist", "cifar10")
@@ -52,6 +56,9 @@ RECIPES = {
 def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Path]:
     """Run a recipe and write its page and its numbers.
 
+    Where a recipe's parts add up, the nets that an earlier run left in the folder, and this one does not train again, stay on
+    the page, each with the command that made it; verdicts are those of all.
+
     Args:
         name: One of :data:`RECIPES`.
         settings: How to run it.
@@ -62,6 +69,7 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
 
     Raises:
         InputError: No such recipe, or no such part of it.
+        FileError: The folder holds a file of the recipe's name with something else in it.
     """
     if name not in RECIPES:
         raise InputError(f"a recipe is one of {', '.join(RECIPES)}", f"found {name!r}")
@@ -71,8 +79,12 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
         raise InputError(f"the parts of {name} are {', '.join(recipe.parts)}", f"found {', '.join(map(repr, odd)) or 'none'}")
     if settings.seeds < 1:
         raise InputError("there must be at least one seed", f"found {settings.seeds}")
+    settings = replace(settings, command=_command(name, settings))
+    if recipe.adds:
+        settings = replace(settings, earlier=partial(measured, out / f"{name}.json"))
+        settings.earlier()  # a file of something else is found before a long run, not after it
     found = recipe.run(settings)
-    return found, *write(name, recipe.title, _command(name, settings), settings, found, out)
+    return found, *write(name, recipe.title, settings, found, out)
 
 
 def _command(name: str, settings: Settings) -> str:

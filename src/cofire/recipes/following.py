@@ -1,270 +1,213 @@
-"""Papers 000 and 001 again: entropy and modularity over a training, and how they go with accuracy."""
+"""Trainings followed from checkpoint to checkpoint: what the recipes of papers 000 and 001 share."""
 
-import math
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
 
 from cofire import data, zoo
-from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
+from cofire.images import Images
+from cofire.recipes.running import Settings, Table
 from cofire.recording import record
 from cofire.stats import FiringStats, load
 from cofire.training import fit
 from cofire.trajectories import Trajectory, trajectory
+from cofire.version import __version__
 from cofire.weights import load_weights
 
-__all__ = ["communities", "entropy"]
+__all__ = ["NETS", "Followed", "Net", "all_rows", "by_net", "follow", "judged", "load_checkpoint", "made", "origin", "related"]
 
-_NETS = {
-    "mnist": ("mnist", "zoo:001-mnist", False), "mnist-mixed": ("mnist", "zoo:001-mnist", True),
-    "fashion-mnist": ("fashion-mnist", "zoo:001-fashion-mnist", False),
-    "fashion-mnist-mixed": ("fashion-mnist", "zoo:001-fashion-mnist", True),
-    "cifar10": ("cifar10", "zoo:001-cifar10", False),
+
+@dataclass(frozen=True)
+class Net:
+    """A net of the papers and how it is trained.
+
+    Args:
+        data: Name of the data.
+        model: Name of the model.
+        pictures: Training and test pictures that there are.
+        shuffled: Train on shuffled labels.
+        channels: Of the pictures; None for what they have.
+        size: Of the pictures; None for what they have.
+        limit: Training pictures that are taken where the settings name no number; None for all.
+        epochs: Epochs where the settings name no number.
+        batch: Pictures in a batch.
+    """
+
+    data: str
+    model: str
+    pictures: tuple[int, int]
+    shuffled: bool = False
+    channels: int | None = None
+    size: int | None = None
+    limit: int | None = None
+    epochs: int = 20
+    batch: int = 128
+
+    @property
+    def dense(self) -> bool:
+        """Whether all layers are fully connected: of those alone the papers look at classes and communities."""
+        return self.model.startswith("zoo:001-")
+
+
+_LEAVES = (11_547, 2_886)
+
+NETS = {
+    "mnist": Net("mnist", "zoo:001-mnist", (60_000, 10_000)),
+    "mnist-mixed": Net("mnist", "zoo:001-mnist", (60_000, 10_000), shuffled=True),
+    "fashion-mnist": Net("fashion-mnist", "zoo:001-fashion-mnist", (60_000, 10_000)),
+    "fashion-mnist-mixed": Net("fashion-mnist", "zoo:001-fashion-mnist", (60_000, 10_000), shuffled=True),
+    "cifar10": Net("cifar10", "zoo:001-cifar10", (50_000, 10_000), channels=1),
+    "plantvillage": Net("plantvillage-crops", "zoo:001-plantvillage", _LEAVES, channels=1, limit=6_000),
+    "resnet50-cifar10": Net("cifar10", "torchvision:resnet50", (50_000, 10_000), limit=2_000, epochs=10, batch=32),
+    "inception-v3-cifar100": Net("cifar100", "torchvision:inception_v3", (50_000, 10_000), size=75, limit=1_000, epochs=10,
+                                 batch=32),
+    "resnet50-plantvillage": Net("plantvillage-crops", "torchvision:resnet50", _LEAVES, size=32, limit=1_000, epochs=10,
+                                 batch=32),
 }  # fmt: skip
-_CLAIMED = {"mnist": -0.87, "mnist-mixed": 0.22, "fashion-mnist": -0.95, "fashion-mnist-mixed": 0.57, "cifar10": -0.95}
-"""Paper 001, table 5: Pearson's correlation of entropy and training accuracy."""
-
-_CLAIMED_LEVELS = {
-    "modularity": {"mnist": (0.22, 0.23), "mnist-mixed": (-0.44, 0.46), "fashion-mnist": (0.42, 0.62)},
-    "modularity_shen": {"mnist": (0.53, 0.78), "mnist-mixed": (-0.70, 0.36), "fashion-mnist": (0.71, 0.77)},
-    "modularity_chen": {"mnist": (0.36, 0.77), "mnist-mixed": (-0.63, 0.48), "fashion-mnist": (0.56, 0.78)},
-}  # fmt: skip
-"""Paper 001, table 4: Pearson's correlation of modularity and training accuracy, by layer."""
-
-_TOTAL = ("all layers", "activation_entropy_total")
+"""Nets by the name of the part; those with a limit of their own are what one core trains in about a quarter of an hour."""
 
 
-def entropy(settings: Settings) -> Found:
-    """The entropy of firing patterns and accuracy, checkpoint by checkpoint (000 §7.1, 001 §7.3)."""
-    paths = _paths(settings)
-    rows = [_entropy_row(name, seed, path) for (name, seed), path in paths.items()]
-    return Found(_entropy_findings(rows), [_entropy_table(rows), _course(paths)], _scale(settings), rows)
+_FEWEST = 10
 
 
-def communities(settings: Settings) -> Found:
-    """Modularity, communities and unique units over the checkpoints, layer by layer (001 §7.1 and §7.2)."""
-    paths = _paths(settings)
-    rows = [row for (name, seed), path in paths.items() for row in _layer_rows(name, seed, path)]
-    return Found(_layer_findings(rows), _layer_tables(rows), _scale(settings), rows)
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """One training, followed.
+
+    Args:
+        name: Name of the net.
+        seed: Its seed.
+        images: Training and test pictures, by part.
+        model: The net itself, with whichever weights were loaded last.
+        files: Its checkpoints, that before training first.
+        train: Statistics of the training pictures at each.
+        path: Its trajectory.
+    """
+
+    name: str
+    seed: int
+    images: dict[str, Images]
+    model: nn.Module
+    files: Sequence[Path]
+    train: Sequence[FiringStats]
+    path: Trajectory
 
 
-def _scale(settings: Settings) -> str:
-    pictures = f"{settings.limit:,} training pictures" if settings.limit else "all training pictures"
-    return (
-        f"Nets of 001 table 1, {pictures}, {settings.epochs or 20} epochs of Adam at 1e-3 with dropout 0.2, a checkpoint "
-        "after each and "
-        "one before the first; statistics on the training pictures in eval mode, 30 bins. The papers give no optimizer, "
-        "no bins, and no "
-        "checkpoint 0."
-    )
-
-
-def _paths(settings: Settings) -> dict[tuple[str, int], Trajectory]:
-    """A trajectory of every net and seed; checkpoints and statistics that are there already are taken as they are."""
-    found = {}
-    for name, (source, net_name, shuffled) in _NETS.items():
+def follow(settings: Settings, names: Sequence[str]) -> Iterator[Followed]:
+    """Train each of these nets with every seed; checkpoints and statistics that are there already are taken as they are."""
+    for name in names:
         if settings.only is not None and name not in settings.only:
             continue
-        grey = 1 if source == "cifar10" else None
+        net = NETS[name]
+        limit = settings.limit or net.limit or net.pictures[0]
         images = {
-            part: data.load(source, part, root=settings.root, limit=limit, channels=grey, shuffle_labels=shuffled)
-            for part, limit in (("train", settings.limit), ("test", settings.test_limit))
-        }
+            part: data.load(net.data, part, root=settings.root, limit=limit if limit < there else None, size=net.size,
+                            channels=net.channels, shuffle_labels=net.shuffled)
+            for part, there in zip(("train", "test"), net.pictures, strict=True)
+        }  # fmt: skip
         for seed in range(settings.seeds):
-            folder = settings.folder / f"{name}-{seed}"
-            net = zoo.model(net_name, seed=seed)
-            fit(
-                net,
-                images["train"],
-                images["test"],
-                epochs=settings.epochs or 20,
-                seed=seed,
-                checkpoints=folder,
-                progress=False,
-            )
-            files = sorted(folder.glob("epoch-*.safetensors"))
-            recorded = {part: [_recorded(net, file, images[part], part) for file in files] for part in images}
-            found[name, seed] = trajectory(recorded["train"], recorded["test"], [file.stem for file in files])
-            settings.say(f"{name}, seed {seed}: accuracy {found[name, seed].accuracy[-1]:.2%} on training data")
-    return found
+            followed = _follow_one(settings, name, seed, images)
+            settings.say(f"{name}, seed {seed}: accuracy {followed.path.accuracy[-1]:.2%} on training data")
+            yield followed
 
 
-def _recorded(net, file, images, part: str) -> FiringStats:
+def _follow_one(settings: Settings, name: str, seed: int, images: dict[str, Images]) -> Followed:
+    net, folder = NETS[name], settings.folder / f"{name}-{seed}"
+    model = zoo.model(net.model, classes=len(images["train"].classes), seed=seed)
+    fit(
+        model, images["train"], images["test"], epochs=settings.epochs or net.epochs, batch_size=net.batch, seed=seed,
+        checkpoints=folder, progress=False, device="cuda" if torch.cuda.is_available() else "cpu",
+    )  # fmt: skip
+    files = sorted(folder.glob("epoch-*.safetensors"))
+    train, test = ([_recorded(net, model, file, images[part], part) for file in files] for part in ("train", "test"))
+    return Followed(name, seed, images, model, files, train, trajectory(train, test, [file.stem for file in files]))
+
+
+def _recorded(net: Net, model: nn.Module, file: Path, images: Images, part: str) -> FiringStats:
     target = file.with_suffix(f".{part}.stats")
     if not target.exists():
-        load_weights(net, file, ignore=("optimizer.", "history.", "rng."))
-        way = "auto" if part == "train" else "none"
-        record(net, images.batches(512), progress=False, maps=False, covariance=False, histograms=way).save(target)
+        load_checkpoint(model, file)
+        record(
+            model, images.batches(512 if net.dense else 128), progress=False, maps=False, covariance=False,
+            histograms="auto" if part == "train" else "none", by_class="auto" if net.dense else False,
+            cofiring="auto" if net.dense else "none",
+        ).save(target)  # fmt: skip
     return load(target)
 
 
-def _related(path: Trajectory, layer: str, measure: str, against: str = "accuracy") -> dict:
+def load_checkpoint(model: nn.Module, file: Path) -> None:
+    """Give the model the weights of a checkpoint."""
+    load_weights(model, file, ignore=("optimizer.", "history.", "rng."))
+
+
+def related(path: Trajectory, layer: str, measure: str, against: str = "accuracy") -> dict[str, float]:
+    """How a series of a trajectory goes with accuracy."""
     frame = path.correlations()
     kept = frame[(frame.layer == layer) & (frame.measure == measure) & (frame.against == against)]
     row = kept.iloc[0]
     return {key: float(row[key]) for key in ("pearson", "spearman", "partial_spearman", "differences")}
 
 
-def _entropy_row(name: str, seed: int, path: Trajectory) -> dict:
-    series = path.values[_TOTAL]
+def all_rows(settings: Settings, new: list[dict]) -> list[dict]:
+    """The rows of this run, and those of an earlier one for nets that this one did not train, in the order of the nets."""
+    trained = {row["net"] for row in new}
+    rows = [*(row for row in settings.earlier() if row["net"] not in trained), *new]
+    return sorted(rows, key=lambda row: (list(NETS).index(row["net"]), row["seed"]))
+
+
+def by_net(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """Rows by the name of their net."""
+    return {name: [row for row in rows if row["net"] == name] for name in dict.fromkeys(row["net"] for row in rows)}
+
+
+def origin(followed: Followed, settings: Settings) -> dict:
+    """How a row came to be: what a reader needs to make it again."""
+    train, test = (followed.images[part] for part in ("train", "test"))
+    counts = followed.train[0].class_counts
     return {
-        "net": name, "seed": seed, "train": float(path.accuracy[-1]), "test": float(path.test_accuracy[-1]),  # type: ignore[index]
-        "entropy": _related(path, *_TOTAL), "entropy_test": _related(path, *_TOTAL, "test_accuracy"),
-        "index": _related(path, "all layers", "checkpoint_index"), "active": _related(path, "all layers", "active_share"),
-        "start": float(series[0]), "first": float(series[1]), "last": float(series[-1]),
-        "series": [round(float(value), 3) for value in series], "accuracy": [round(float(value), 4) for value in path.accuracy],
+        "command": settings.command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "torch": torch.__version__,
+        "cofire": __version__, "machine": f"{platform.machine()} {platform.system()}",
+        "device": str(next(followed.model.parameters()).device), "pictures": len(train), "tests": len(test),
+        "shape": "x".join(map(str, train.shape)), "checkpoints": len(followed.files),
+        "most_frequent": int(counts.max()) / int(counts.sum()), "best": float(followed.path.accuracy.max()),
     }  # fmt: skip
 
 
-def _by_net(rows: Sequence[dict]) -> dict[str, list[dict]]:
-    found: dict[str, list[dict]] = {}
-    for row in rows:
-        found.setdefault(row["net"], []).append(row)
-    return found
+def judged(rows: Sequence[dict]) -> tuple[list[dict], str]:
+    """The rows of trainings that are large enough to judge by, and a sentence on the others.
+
+    Too small is one with fewer than ten checkpoints or, with true labels, one whose accuracy never reached twice the share of
+    the most frequent class.
+    """
+
+    def enough(row: dict) -> bool:
+        how = row["made"]
+        learned = NETS[row["net"]].shuffled or how["best"] >= 2 * how["most_frequent"]
+        return how["checkpoints"] >= _FEWEST and learned
+
+    small = dict.fromkeys(row["net"] for row in rows if not enough(row))
+    return [row for row in rows if enough(row)], f" Too small to judge: {', '.join(small)}." if small else ""
 
 
-def _entropy_findings(rows: list[dict]) -> list[Finding]:
-    true = [row for row in rows if not row["net"].endswith("mixed")]
-    held = sum(row["entropy"]["pearson"] < -0.5 for row in true)
-    lines = "; ".join(
-        f"{name} {mean_and_range([row['entropy']['pearson'] for row in group])}" for name, group in _by_net(rows).items()
+def made(rows: Sequence[dict]) -> Table:
+    """How every net was trained, by which command."""
+    lines, kept = [], judged(rows)[0]
+    for name, group in by_net(rows).items():
+        net, how = NETS[name], group[0]["made"]
+        lines.append([
+            name, net.data + (", labels shuffled" if net.shuffled else ""), net.model, how["shape"], f"{how['pictures']:,}",
+            f"{how['tests']:,}", how["checkpoints"], net.batch, len(group), f"`{how['command']}`",
+            f"{how['date']}, {how['device']}, torch {how['torch']}", "" if group[0] in kept else "too small",
+        ])  # fmt: skip
+    columns = ["net", "data", "model", "pictures of", "to train", "to test", "checkpoints", "batch", "seeds", "command", "made",
+               "to judge"]  # fmt: skip
+    note = (
+        f"Too small to judge is a training with fewer than {_FEWEST} checkpoints or, with true labels, one whose accuracy "
+        "never reached twice the share of the most frequent class."
     )
-    found = [
-        Finding("Entropy falls as training accuracy rises.", verdict_of(held, len(true)),
-                f"Pearson: {lines}. Below -0.5 in {held} of {len(true)} trainings with true labels."),
-    ]  # fmt: skip
-    index = sum(abs(row["index"]["spearman"]) >= abs(row["entropy"]["spearman"]) for row in rows)
-    active = sum(
-        abs(row["active"]["pearson"]) >= abs(row["entropy"]["pearson"])
-        for row in rows
-        if not math.isnan(row["active"]["pearson"])
-    )
-    changes = mean_and_range([row["entropy"]["differences"] for row in true])
-    found.append(
-        Finding("(So entropy tells more than that the net was trained for some time.)",
-                "not shown" if 2 * max(index, active) >= len(rows) else "depends",
-                f"The number of the checkpoint goes with accuracy as well or better in {index} of {len(rows)} trainings, "
-                "the share of active "
-                f"units in {active}. The changes from one checkpoint to the next correlate by {changes} with true labels: what "
-                "is left when both drift is taken out.")
-    )  # fmt: skip
-    highest = sum(row["start"] > row["first"] for row in true)
-    found.append(
-        Finding("Entropy is highest at the random start.", verdict_of(highest, len(true)),
-                f"It is higher before training than after the first epoch in {highest} of {len(true)} trainings with true "
-                "labels.")
-    )  # fmt: skip
-    return found
-
-
-def _entropy_table(rows: list[dict]) -> Table:
-    lines = []
-    for name, group in _by_net(rows).items():
-        cells = [mean_and_range([row[part][key] for row in group]) for part, key in (
-            ("entropy", "pearson"), ("entropy", "spearman"), ("entropy_test", "pearson"), ("entropy", "partial_spearman"),
-            ("entropy", "differences"), ("index", "spearman"), ("active", "pearson"),
-        )]  # fmt: skip
-        accuracies = [mean_and_range([row[part] for row in group], 3) for part in ("train", "test")]
-        lines.append([name, *accuracies, _CLAIMED.get(name, math.nan), *cells])
-    columns = ["net", "train accuracy", "test accuracy", "001 table 5", "Pearson", "Spearman", "Pearson, test",
-               "given the checkpoint", "changes", "checkpoint number, Spearman", "active share, Pearson"]  # fmt: skip
-    note = "Correlation of the total entropy with training accuracy over checkpoints, 0 included: mean over seeds, "
-    note += "smallest and largest."
-    return Table("Entropy and accuracy", columns, lines, note)
-
-
-def _course(paths: dict[tuple[str, int], Trajectory]) -> Table:
-    lines = []
-    for (name, seed), path in paths.items():
-        series = path.values[_TOTAL]
-        places = [0, 1, len(series) // 4, len(series) // 2, len(series) - 1]
-        lines.append([name, seed, *(f"{series[at]:,.0f} at {path.accuracy[at]:.1%}" for at in places)])
-    return Table(
-        "Total entropy (bits) and training accuracy",
-        ["net", "seed", "before", "first epoch", "a quarter", "half", "end"],
-        lines,
-    )
-
-
-def _layer_rows(name: str, seed: int, path: Trajectory) -> list[dict]:
-    found = []
-    for layer in dict.fromkeys(layer for layer, _ in path.values if layer != "all layers"):
-        for measure in ("modularity", "modularity_shen", "modularity_chen", "unique_units"):
-            series = path.values.get((layer, measure))
-            if series is None:
-                continue
-            found.append({
-                "net": name, "seed": seed, "layer": layer, "measure": measure, **_related(path, layer, measure),
-                "before": float(series[0]), "last": float(series[-1]),
-            })  # fmt: skip
-    return found
-
-
-def _layer_findings(rows: list[dict]) -> list[Finding]:
-    found = []
-    overlapping = [row for row in rows if row["measure"] in ("modularity_shen", "modularity_chen")]
-    true = [row for row in overlapping if not row["net"].endswith("mixed")]
-    held = sum(row["pearson"] > 0.3 for row in true)
-    found.append(
-        Finding("Modularity of overlapping communities rises with training accuracy.", verdict_of(held, len(true)),
-                f"Pearson above 0.3 in {held} of {len(true)} cases (a layer of a training with true labels): "
-                f"{mean_and_range([row['pearson'] for row in true])}.")
-    )  # fmt: skip
-    mixed = [row for row in overlapping if row["net"].endswith("mixed")]
-    if mixed:
-        level, random = (
-            mean_and_range([row["last"] for row in group if row["measure"] == "modularity_chen"]) for group in (true, mixed)
-        )
-        course = min(row["pearson"] for row in true) > max(row["pearson"] for row in mixed)
-        ends = [[row["last"] for row in group if row["measure"] == "modularity_chen"] for group in (true, mixed)]
-        apart = min(ends[0]) > max(ends[1])
-        verdict = {
-            (True, True): "by course and level",
-            (True, False): "by its course",
-            (False, True): "by its level, not its course",
-        }
-        found.append(
-            Finding("(So it tells learning from memorising.)", verdict.get((course, apart), "does not hold"),
-                    f"On shuffled labels the correlation is {mean_and_range([row['pearson'] for row in mixed])}. The "
-                    "level at the end, "
-                    f"weighted and overlapping, is {level} with true labels and {random} with shuffled ones; the same "
-                    "sets with "
-                    "independent firing have most of it (see the page on communities).")
-        )  # fmt: skip
-    unique = [row for row in rows if row["measure"] == "unique_units" and not row["net"].endswith("mixed")]
-    grew = sum(row["last"] > row["before"] for row in unique)
-    found.append(
-        Finding("Units that represent one class only become more.", verdict_of(grew, len(unique)),
-                f"More at the end than before training in {grew} of {len(unique)} layers: "
-                f"{mean_and_range([row['before'] for row in unique], 1)} before, "
-                f"{mean_and_range([row['last'] for row in unique], 1)} at the end, "
-                "mean over classes.")
-    )  # fmt: skip
-    return found
-
-
-def _layer_tables(rows: list[dict]) -> list[Table]:
-    tables = []
-    for name, group in _by_net(rows).items():
-        lines = []
-        layers = list(dict.fromkeys(row["layer"] for row in group))
-        for measure in dict.fromkeys(row["measure"] for row in group):
-            for at, layer in enumerate(layers):
-                mine = [row for row in group if row["measure"] == measure and row["layer"] == layer]
-                claimed = _CLAIMED_LEVELS.get(measure, {}).get(name, ())
-                cells = [mean_and_range([row[key] for row in mine]) for key in
-                         ("pearson", "spearman", "partial_spearman", "differences", "before", "last")]  # fmt: skip
-                lines.append([measure, layer, f"{claimed[at]:.2f}" if at < len(claimed) else "-", *cells])
-        columns = [
-            "measure",
-            "layer",
-            "001 table 4, Pearson",
-            "Pearson",
-            "Spearman",
-            "given the checkpoint",
-            "changes",
-            "before",
-            "end",
-        ]
-        tables.append(
-            Table(name, columns, lines, "Against training accuracy over checkpoints; mean over seeds, smallest and largest.")
-        )
-    return tables
+    return Table("How each net was trained", columns, lines, note)

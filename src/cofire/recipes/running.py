@@ -3,16 +3,17 @@
 import json
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cofire.errors import FileError
 from cofire.files import atomic
 from cofire.version import __version__
 
-__all__ = ["Finding", "Found", "Settings", "Table", "mean_and_range", "verdict_of", "write"]
+__all__ = ["Finding", "Found", "Settings", "Table", "mean_and_range", "measured", "verdict_of", "write"]
 
 _TESTS = 10_000  # pictures in the test set of each of the recipes' data
 
@@ -24,11 +25,13 @@ class Settings:
     Args:
         root: Folder of the data sets.
         seeds: Trainings of every net.
-        limit: Training pictures; None for all. Of the 10,000 test pictures no more are taken.
+        limit: Training pictures; None for the recipe's own number, as a rule all. Of the test pictures no more are taken.
         epochs: Epochs of every training; None for the recipe's own.
         only: Parts of the recipe; None for all.
         folder: Where checkpoints and statistics are kept, so that a run that was stopped goes on.
         say: Told of every step.
+        command: The command that gives the same numbers elsewhere.
+        earlier: Gives what earlier runs measured, for a recipe whose parts may be run one by one.
     """
 
     root: Path | None
@@ -38,6 +41,8 @@ class Settings:
     only: tuple[str, ...] | None
     folder: Path
     say: Callable[[str], None] = print
+    command: str = ""
+    earlier: Callable[[], Sequence[dict]] = list
 
     @property
     def test_limit(self) -> int | None:
@@ -68,7 +73,7 @@ class Finding:
 
     Args:
         claim: The claim.
-        verdict: "holds", "does not hold" or "depends".
+        verdict: "holds", "does not hold", "depends", or a word of its own.
         why: What was seen, with numbers; on what it depends.
     """
 
@@ -86,7 +91,9 @@ class Found:
         tables: Tables.
         scale: How the run differs from the paper's.
         numbers: Everything that was measured, as plain values.
-        curves: Ablation curves to draw, where there are some, and the statistics that they go with.
+        curves: Ablation curves to draw, where there are some.
+        stats: The statistics that curves or trajectories go with.
+        trajectories: Trajectories to draw, by name, where there are some.
     """
 
     findings: Sequence[Finding]
@@ -95,14 +102,17 @@ class Found:
     numbers: Any
     curves: Sequence[Any] = field(default=())
     stats: Any = None
+    trajectories: Mapping[str, Any] = field(default_factory=dict)
 
 
 def verdict_of(held: int, cases: int) -> str:
-    """ "holds" in every case, "does not hold" in fewer than a third, else "depends".
+    """ "holds" in every case, "does not hold" in fewer than a third, else "depends"; "not judged" where there is no case.
 
-    >>> verdict_of(4, 4), verdict_of(3, 4), verdict_of(1, 4)
-    ('holds', 'depends', 'does not hold')
+    >>> verdict_of(4, 4), verdict_of(3, 4), verdict_of(1, 4), verdict_of(0, 0)
+    ('holds', 'depends', 'does not hold', 'not judged')
     """
+    if not cases:
+        return "not judged"
     return "holds" if held == cases else "does not hold" if 3 * held < cases else "depends"
 
 
@@ -119,14 +129,13 @@ def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
     return mean if len(known) == 1 else f"{mean} ({min(known):.{digits}f} to {max(known):.{digits}f})"
 
 
-def write(name: str, title: str, command: str, settings: Settings, found: Found, out: Path) -> tuple[Path, Path]:
+def write(name: str, title: str, settings: Settings, found: Found, out: Path) -> tuple[Path, Path]:
     """Write a recipe's page and the numbers behind it.
 
     Args:
         name: The recipe.
         title: What it reproduces.
-        command: The command that ran it.
-        settings: How it was run.
+        settings: How it was run, and by which command.
         found: What it found.
         out: The folder.
 
@@ -136,7 +145,7 @@ def write(name: str, title: str, command: str, settings: Settings, found: Found,
     import torch
 
     said = {
-        "recipe": name, "command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "seeds": settings.seeds,
+        "recipe": name, "command": settings.command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "seeds": settings.seeds,
         "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
         "versions": {"cofire": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
@@ -150,8 +159,8 @@ def write(name: str, title: str, command: str, settings: Settings, found: Found,
         temporary.write_text(json.dumps(_plain(whole), allow_nan=False) + "\n", "utf8")
     lines = [
         f"# {title}", "",
-        f"Made by `{command}` on {said['date']}, {said['machine']}, torch {torch.__version__}, cofire {__version__}; "
-        f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}. {found.scale}",
+        f"Made by `{settings.command}` on {said['date']}, {said['machine']}, torch {torch.__version__}, cofire {__version__}. "
+        f"{found.scale}",
         "", "| the paper says | here | why |", "| --- | --- | --- |",
         *(f"| {finding.claim} | **{finding.verdict}** | {finding.why} |" for finding in found.findings),
     ]  # fmt: skip
@@ -165,6 +174,31 @@ def write(name: str, title: str, command: str, settings: Settings, found: Found,
     with atomic(page) as temporary:
         temporary.write_text("\n".join(lines) + "\n", "utf8")
     return page, numbers
+
+
+def measured(numbers: Path) -> list[dict]:
+    """What an earlier run of a recipe measured, from its file of numbers; nothing where there is none.
+
+    Raises:
+        FileError: A file that is no file of numbers.
+    """
+    if not numbers.exists():
+        return []
+    try:
+        return _numbers(json.loads(numbers.read_text("utf8"))["numbers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(
+            f"{numbers} holds what a recipe measured", f"{error}", "Remove it, or choose another folder."
+        ) from error
+
+
+def _numbers(value: Any) -> Any:
+    """The same with NaN for None: what `_plain` made of it, undone."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _plain(value: Any) -> Any:

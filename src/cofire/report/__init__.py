@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cofire.report.contents import Payload, payload, twin
 from cofire.report.page import assembled
 from cofire.selective import Trust
 from cofire.stats import FiringStats
+from cofire.trajectories import Trajectory
 
 __all__ = ["Payload", "payload", "twin", "write"]
 
@@ -33,6 +34,7 @@ def write(
     boost: Boosted | None = None,
     trust: Trust | None = None,
     familiar: tuple[Familiarity, Images] | None = None,
+    trajectories: Mapping[str, Trajectory] | None = None,
 ) -> Path:
     """Write a report on statistics: an HTML file that a browser opens without a network, and a JSON file of its numbers.
 
@@ -50,6 +52,7 @@ def write(
         boost: What :func:`cofire.boost` gave: its gains beside the controls, and its calibration.
         trust: What :func:`cofire.trust` gave: its scores, risk and coverage.
         familiar: What :func:`cofire.familiarity` gave, and the pictures that it is of: the least familiar are shown.
+        trajectories: What :func:`cofire.trajectory` gave, by the name of the training; the first is shown first.
 
     Returns:
         The path of the HTML file.
@@ -74,7 +77,7 @@ def write(
         )
     shown = payload(
         stats, test, title=title, command=command, seed=seed, notes=notes, created=datetime.now(UTC), curves=curves,
-        boost=boost, trust=trust, familiar=familiar,
+        boost=boost, trust=trust, familiar=familiar, trajectories=trajectories,
     )  # fmt: skip
     html = assembled(shown, numbers.name)
     with atomic(numbers) as temporary:

@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -28,9 +28,11 @@ from cofire.report.derived import derived
 from cofire.report.glossary import glossary
 from cofire.report.graphs import graph_contents
 from cofire.report.profiles import class_columns, histogram_columns, map_columns, measure_columns, unit_columns
+from cofire.report.trainings import training_contents
 from cofire.report.trusts import trust_contents, unusual_contents
 from cofire.selective import Trust
 from cofire.stats import FiringStats
+from cofire.trajectories import Trajectory
 from cofire.verdicts import curve_findings
 from cofire.version import __version__
 
@@ -59,6 +61,7 @@ def payload(
     stats: FiringStats, test: FiringStats | None = None, *, title: str | None = None, command: str | None = None,
     seed: int | None = None, notes: str | None = None, created: datetime | None = None, curves: Sequence[Curve] = (),
     boost: Boosted | None = None, trust: Trust | None = None, familiar: tuple[Familiarity, Images] | None = None,
+    trajectories: Mapping[str, Trajectory] | None = None,
 ) -> Payload:  # fmt: skip
     """What a report on these statistics shows; everything is computed here, the page only draws.
 
@@ -74,6 +77,7 @@ def payload(
         boost: A boost of the model.
         trust: A trust in its predictions.
         familiar: How familiar some pictures are, and the pictures.
+        trajectories: Trajectories of trainings, by name.
     """
     stats = stats.to("cpu")
     if test is not None:
@@ -108,7 +112,7 @@ def payload(
         "graphs": graphs, "ablation": ablation_contents(curves),
         "boost": boost_contents(boost) if boost is not None else None,
         "trust": trust_contents(trust) if trust is not None else None,
-        "unusual": unusual,
+        "unusual": unusual, "training": training_contents(trajectories or {}),
         "carry": [_rounded(row) for row in carry_over(stats, test)] if test is not None else None,
         "test_samples": test.samples if test is not None else None,
         "left_out": left_out,

@@ -70,6 +70,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "the firing pattern for the class that it suits best; suits names that class for each layer, disagree the layers "
         "where it is not the predicted one.",
     ),
+    "training": (
+        "as the measure, or share",
+        "Measures and accuracy at each checkpoint of a training, the first as a rule before it. Beside each series stands how "
+        "it goes with training accuracy: Pearson's and Spearman's correlation, Spearman's given the number of the checkpoint, "
+        "and Pearson's of the changes from one checkpoint to the next.",
+    ),
     "test": ("as the measure", "The per-unit values on the test data."),
 }
 """Unit and words of every column that is not itself a measure, by the part of its name before the slash or after it."""

@@ -14,11 +14,12 @@ import * as table from "./sections/table.js";
 import * as ablation from "./sections/ablation.js";
 import * as boost from "./sections/boost.js";
 import * as trust from "./sections/trust.js";
+import * as training from "./sections/training.js";
 import * as carry from "./sections/carry.js";
 import * as reproduction from "./sections/reproduction.js";
 
 const SECTIONS = {
-  overview, measures, firing, softmax, graph, units, maps, table, ablation, boost, trust, carry, reproduction,
+  overview, measures, firing, softmax, graph, units, maps, table, ablation, boost, trust, training, carry, reproduction,
 };
 
 function heading(meta) {

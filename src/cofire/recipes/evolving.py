@@ -1,0 +1,113 @@
+"""Paper 001 again: modularity and unique units over a training, and how they go with accuracy."""
+
+from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, judged, made, origin, related
+from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
+
+__all__ = ["run"]
+
+_DENSE = [name for name, net in NETS.items() if net.dense]
+
+_CLAIMED = {
+    "modularity": {
+        "mnist": (0.22, 0.23), "mnist-mixed": (-0.44, 0.46), "fashion-mnist": (0.42, 0.62),
+        "fashion-mnist-mixed": (0.28, 0.14), "cifar10": (-0.05, 0.62, 0.29, 0.06, 0.01, -0.49),
+        "plantvillage": (0.24, 0.05, 0.40, -0.15, 0.04, 0.03, 0.46),
+    },
+    "modularity_shen": {
+        "mnist": (0.53, 0.78), "mnist-mixed": (-0.70, 0.36), "fashion-mnist": (0.71, 0.77),
+        "fashion-mnist-mixed": (0.43, 0.22), "cifar10": (0.34, 0.87, 0.73, 0.82, 0.66, -0.37),
+        "plantvillage": (0.14, 0.49, 0.83, 0.91, 0.63, 0.46, 0.74),
+    },
+    "modularity_chen": {
+        "mnist": (0.36, 0.77), "mnist-mixed": (-0.63, 0.48), "fashion-mnist": (0.56, 0.78),
+        "fashion-mnist-mixed": (0.43, 0.26), "cifar10": (0.42, 0.78, 0.71, 0.71, 0.71, 0.02),
+        "plantvillage": (0.24, 0.59, 0.84, 0.88, 0.71, 0.66, 0.62),
+    },
+}  # fmt: skip
+"""Paper 001, table 4: Pearson's correlation of modularity and training accuracy, by layer."""
+
+_SCALE = (
+    "Nets of 001 table 1, Adam at 1e-3 with dropout 0.2, a checkpoint after each epoch and one before the first; statistics on "
+    "the training pictures in eval mode. The paper gives no optimizer, and no checkpoint 0. PlantVillage is 6 crops here, "
+    "segmented, at 64 x 64; the paper has 9 at 256 x 256. The last table says how each net was trained, and by which command."
+)
+
+
+def run(settings: Settings) -> Found:
+    """Modularity and unique units over the checkpoints, layer by layer (001 sections 7.1 and 7.2)."""
+    trainings = all_rows(settings, [_row(followed, settings) for followed in follow(settings, _DENSE)])
+    kept, left = judged(trainings)
+    return Found(_findings(_layers(kept), left), [*_tables(_layers(trainings)), made(trainings)], _SCALE, trainings)
+
+
+def _layers(trainings: list[dict]) -> list[dict]:
+    return [{"net": one["net"], "seed": one["seed"], **cell} for one in trainings for cell in one["layers"]]
+
+
+def _row(followed: Followed, settings: Settings) -> dict:
+    path = followed.path
+    layers = [
+        {"layer": layer, "measure": measure, **related(path, layer, measure), "before": float(path.values[layer, measure][0]),
+         "last": float(path.values[layer, measure][-1])}
+        for layer in followed.train[0]
+        for measure in (*_CLAIMED, "unique_units")
+    ]  # fmt: skip
+    return {"net": followed.name, "seed": followed.seed, "made": origin(followed, settings), "layers": layers}
+
+
+def _findings(rows: list[dict], left: str) -> list[Finding]:
+    overlapping = [row for row in rows if row["measure"] in ("modularity_shen", "modularity_chen")]
+    true, mixed = ([row for row in overlapping if NETS[row["net"]].shuffled is shuffled] for shuffled in (False, True))
+    held = sum(row["pearson"] > 0.3 for row in true)
+    found = [
+        Finding("Modularity of overlapping communities rises with training accuracy.", verdict_of(held, len(true)),
+                f"Pearson above 0.3 in {held} of {len(true)} cases (a layer of a training with true labels): "
+                f"{mean_and_range([row['pearson'] for row in true])}.{left}"),
+    ]  # fmt: skip
+    twins = [row for row in true if f"{row['net']}-mixed" in by_net(mixed)]
+    if twins:
+        found.append(_told_apart(twins, mixed))
+    unique = [row for row in rows if row["measure"] == "unique_units" and not NETS[row["net"]].shuffled]
+    grew = sum(row["last"] > row["before"] for row in unique)
+    before, end = (mean_and_range([row[key] for row in unique], 1) for key in ("before", "last"))
+    found.append(
+        Finding("Units that represent one class only become more.", verdict_of(grew, len(unique)),
+                f"More at the end than before training in {grew} of {len(unique)} layers: {before} before, {end} at the end, "
+                "mean over classes.")
+    )  # fmt: skip
+    return found
+
+
+def _told_apart(true: list[dict], mixed: list[dict]) -> Finding:
+    course = min(row["pearson"] for row in true) > max(row["pearson"] for row in mixed)
+    learned, random = ([row["last"] for row in group if row["measure"] == "modularity_chen"] for group in (true, mixed))
+    apart = min(learned) > max(random)
+    verdict = {
+        (True, True): "by course and level", (True, False): "by its course", (False, True): "by its level, not its course",
+        (False, False): "does not hold",
+    }[course, apart]  # fmt: skip
+    return Finding(
+        "(So it tells learning from memorising.)", verdict,
+        f"In nets trained on both, the correlation is {mean_and_range([row['pearson'] for row in true])} with true labels and "
+        f"{mean_and_range([row['pearson'] for row in mixed])} with shuffled ones. The level at the end, weighted and "
+        f"overlapping, is {mean_and_range(learned)} and {mean_and_range(random)}. How much of a level the sets alone give is "
+        "on the page on communities.",
+    )  # fmt: skip
+
+
+def _tables(rows: list[dict]) -> list[Table]:
+    note = "Against training accuracy over checkpoints; mean over seeds, smallest and largest."
+    columns = ["measure", "layer", "001 table 4, Pearson", "Pearson", "Spearman", "given the checkpoint", "changes", "before",
+               "end"]  # fmt: skip
+    tables = []
+    for name, group in by_net(rows).items():
+        layers, lines = list(dict.fromkeys(row["layer"] for row in group)), []
+        for measure in (*_CLAIMED, "unique_units"):
+            for at, layer in enumerate(layers):
+                mine = [row for row in group if row["measure"] == measure and row["layer"] == layer]
+                claimed = f"{_CLAIMED[measure][name][at]:.2f}" if measure in _CLAIMED else "-"
+                cells = [mean_and_range([row[key] for row in mine]) for key in
+                         ("pearson", "spearman", "partial_spearman", "differences", "before", "last")]  # fmt: skip
+                lines.append([measure, layer, claimed, *cells])
+        tables.append(Table(name, columns, lines, note))
+    return tables
