@@ -28,7 +28,7 @@ from cofire.wrappers import device_of
 
 __all__ = ["ablate", "curves_of"]
 
-_EVERY = 32  # steps after which removed units are taken out of the matrices
+_EVERY = 48  # steps after which removed units are taken out of the matrices
 _ROWS = 2048  # samples walked at once
 _FEW = 20  # steps where every one is a whole forward pass
 

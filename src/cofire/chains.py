@@ -17,6 +17,10 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "mish": F.mish, "celu": F.celu, "softsign": F.softsign,
 }  # fmt: skip
 
+_IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
+    torch.relu: torch.relu_, torch.sigmoid: torch.sigmoid_, torch.tanh: torch.tanh_,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Link:
@@ -95,6 +99,14 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape == other.shape and one.equal(other)
 
 
+def _activate(function: Callable[[Tensor], Tensor], values: Tensor) -> None:
+    """Apply a non-linearity in place."""
+    if function in _IN_PLACE:
+        _IN_PLACE[function](values)
+    else:
+        values.copy_(function(values))
+
+
 class Walk:
     """Removes units of a chain one by one for a batch of samples, and keeps its logits up to date.
 
@@ -110,7 +122,7 @@ class Walk:
 
     def __init__(self, chain: Chain, entry: Tensor, fill: dict[str, Tensor]):
         modules = [link.module for link in chain.links]
-        self.functions = [link.function for link in chain.links]
+        self.functions = [link.function for link in chain.links if link.function is not None]
         self.place = {name: at for at, name in enumerate(chain.layers)}
         self.fill = {self.place[name]: values.tolist() for name, values in fill.items()}
         self.weights = [module.weight.detach().clone() for module in modules]
@@ -118,7 +130,7 @@ class Walk:
                        zip(modules, self.weights, strict=True)]  # fmt: skip
         self.spot = [{unit: unit for unit in range(module.in_features)} for module in modules]  # places in the matrices
         self.gone: list[set[int]] = [set() for _ in modules]  # units that are removed, but still in the matrices
-        self.values = [entry.T.contiguous().T]  # a unit's values lie side by side, for they are read by unit
+        self.values = [entry.T.contiguous().T]  # a unit's values lie side by side
         self.compact()
 
     @property
@@ -130,39 +142,43 @@ class Walk:
         """Remove one more unit; the logits then wait for :meth:`settle`."""
         at = self.place[layer]
         spot, fill = self.spot[at][unit], self.fill[at][unit]
-        column = self.weights[at][:, spot].clone()
-        self.weights[at][:, spot] = 0
-        self.biases[at].add_(column, alpha=fill)
         self.gone[at].add(unit)
-        if at > self._stale:
-            return  # it is computed again from an earlier layer anyway
-        shift = fill - self.values[at][:, spot]
-        self.inputs[at].addr_(shift, column)
-        self._rows = None
-        if fill == 0 and at == max(self.fill) < len(self.weights) - 2 and self._stale == len(self.weights):
-            rows = shift.nonzero()[:, 0]  # where it was silent, nothing changes
-            self._rows = rows if 4 * len(rows) < 3 * len(shift) else None
-        self._stale = at
+        column = self.weights[at][:, spot]
+        if at <= self._stale:  # else it is computed again from an earlier layer anyway
+            excess = self.values[at][:, spot] - fill
+            self.inputs[at].addr_(excess, column.contiguous(), alpha=-1)
+            self._rows = None
+            alone = self._stale == len(self.weights)
+            if fill == 0 and alone and at == max(self.fill) and at + 1 < len(self.weights):
+                rows = excess.nonzero()[:, 0]  # where it was silent, nothing changes
+                self._rows = rows if 8 * len(rows) < 7 * len(excess) else None
+            self._stale = at
+        self.biases[at].add_(column, alpha=fill)
+        column.zero_()
 
     def settle(self) -> Tensor:
         """Bring what comes after the removed units up to date; gives the logits."""
-        end = len(self.weights) - 1
-        if self._rows is None:
-            self._compute(self._stale)
-        elif self._stale < end:  # of the layers between, none loses a unit any more
-            values = self.inputs[self._stale].index_select(0, self._rows)
-            for at in range(self._stale, end):
-                values = F.linear(self.functions[at](values), self.weights[at + 1], self.biases[at + 1])  # type: ignore[misc]
-            self.logits[self._rows] = values
-        self._stale, self._rows = end + 1, None
+        if self._stale < len(self.weights) - 1:
+            self._compute(self._stale, self._rows)
+        self._stale, self._rows = len(self.weights), None
         return self.logits
 
-    def _compute(self, first: int) -> None:
-        """Compute everything from the inputs of an activation on."""
-        del self.values[first + 1 :]  # what follows then gets the same memory, and no page faults
+    def _compute(self, first: int, rows: Tensor | None) -> None:
+        """Compute everything from the inputs of an activation on, for all samples or for some.
+
+        It may be some where no later layer loses a unit, so that nobody reads what lies between.
+        """
+        count = len(self.logits) if rows is None else len(rows)
+        found = self.logits if rows is None else torch.empty_like(self.logits)[:count]
         for at in range(first, len(self.weights) - 1):
-            self.values.append(self.functions[at](self.inputs[at]))  # type: ignore[misc]
-            torch.addmm(self.biases[at + 1], self.values[at + 1], self.weights[at + 1].T, out=self.inputs[at + 1])
+            values = self.values[at + 1][:count]
+            if at in self.fill:
+                values.copy_(self.inputs[at]) if rows is None else torch.index_select(self.inputs[at], 0, rows, out=values)
+            _activate(self.functions[at], values)
+            target = self.inputs[at + 1][:count] if at + 2 < len(self.weights) else found
+            torch.addmm(self.biases[at + 1], values, self.weights[at + 1].T, out=target)
+        if rows is not None:
+            self.logits.T.scatter_(1, rows.expand(found.shape[1], -1), found.T)
 
     def compact(self) -> None:
         """Take the removed units out of the matrices, and compute everything again."""
@@ -180,7 +196,11 @@ class Walk:
             gone.clear()
         samples = len(self.values[0])
         self.inputs = [bias.new_empty(samples, len(bias)) for bias in self.biases]
-        self.inputs[-1] = self.biases[-1].new_empty(len(self.biases[-1]), samples).T  # likewise
+        self.inputs[-1] = self.biases[-1].new_empty(len(self.biases[-1]), samples).T  # and so do a class's logits
+        # All memory is taken here: fresh memory at every step would cost more than the arithmetic. Inputs are kept only where
+        # outer products are to come; elsewhere the activations take their place.
+        kept = [torch.empty_like(inputs) if at in self.fill else inputs for at, inputs in enumerate(self.inputs[:-1])]
+        self.values = [self.values[0], *kept]
         torch.addmm(self.biases[0], self.values[0], self.weights[0].T, out=self.inputs[0])
-        self._compute(0)
-        self._stale, self._rows = len(self.weights), None
+        self._stale, self._rows = 0, None
+        self.settle()
