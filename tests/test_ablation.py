@@ -74,6 +74,20 @@ def test_every_point_is_that_of_a_masked_forward_pass(activation, fill, layers, 
         assert float(curve.loss[removed]) == pytest.approx(loss, abs=1e-4)
 
 
+def test_units_that_never_fire_and_units_that_always_do_can_go():
+    net, (x, y) = fitted(12, 20, 16, 14, 4), blobs(seed=1)
+    with torch.no_grad():
+        net[0].bias[3], net[0].bias[7] = -1000, 1000
+    stats = cofire.record(net, batched(x, y), progress=False)
+    curve = cofire.ablate(net, batched(x, y), stats, layers="1", by="firing_rate", fill="zero", progress=False)
+    assert (curve.sequences[0][0], curve.sequences[0][-1]) == (("1", 3), ("1", 7))
+    assert float(curve.accuracy[1]) == float(curve.accuracy[0])
+    for removed in range(21):
+        correct, loss = masked_by_hand(net, x, y, curve.sequences[0], {"1": torch.zeros(20)}, removed)
+        assert abs(round(float(curve.accuracy[removed]) * len(y)) - correct) <= 1
+        assert float(curve.loss[removed]) == pytest.approx(loss, rel=1e-4)
+
+
 def test_removing_several_units_at_a_step_is_removing_them_one_by_one():
     net, (x, y) = fitted(12, 20, 16, 4), blobs(seed=1)
     stats = cofire.record(net, batched(*blobs()), progress=False)

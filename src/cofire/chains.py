@@ -17,6 +17,10 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "mish": F.mish, "celu": F.celu, "softsign": F.softsign,
 }  # fmt: skip
 
+_IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
+    torch.relu: torch.relu_, torch.sigmoid: torch.sigmoid_, torch.tanh: torch.tanh_,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Link:
@@ -95,35 +99,39 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape == other.shape and one.equal(other)
 
 
+def _activate(function: Callable[[Tensor], Tensor], values: Tensor) -> None:
+    """Apply a non-linearity in place."""
+    if function in _IN_PLACE:
+        _IN_PLACE[function](values)
+    else:
+        values.copy_(function(values))
+
+
 class Walk:
     """Removes units of a chain one by one for a batch of samples, and keeps its logits up to date.
 
-    Removing a unit takes one outer product off the next layer's input; only what comes after is computed again. Every so
-    often, removed units are taken out of the matrices for good, their constant contribution going into the next bias: that
-    makes later steps smaller, and it clears the rounding that has gathered.
+    What a removed unit gives is constant: it goes into the next bias, and the unit's weights become zero. The next layer's
+    input changes by one outer product; only what comes after is computed again. Every so often, removed units are taken out
+    of the matrices: that makes later steps smaller, and it clears the rounding that has gathered.
 
     Args:
         chain: The chain.
         entry: Activations at its entry [samples, units].
-        fill: What a removed unit gives, by layer [units].
+        fill: What a removed unit gives [units], of the layers that units are removed from.
     """
 
     def __init__(self, chain: Chain, entry: Tensor, fill: dict[str, Tensor]):
-        self.chain, self.place = chain, {name: at for at, name in enumerate(chain.layers)}
-        self.weights = [link.module.weight.detach() for link in chain.links]
-        rows = [w.new_zeros(len(w)) if link.module.bias is None else link.module.bias.detach() for w, link in
-                zip(self.weights, chain.links, strict=True)]  # fmt: skip
-        self.biases = [bias.clone() for bias in rows]
-        self.fill = [fill[name].to(entry.dtype) for name in chain.layers]
-        self.kept = [torch.arange(len(values), device=entry.device) for values in self.fill]
-        self.spot = [{unit: unit for unit in range(len(values))} for values in self.fill]
-        self.gone: list[list[int]] = [[] for _ in self.fill]  # places in the present matrices
-        self._waiting, self._stale = False, 0
-        self._rows: Tensor | None = None  # samples that changed; None where all did
-        self.values, self.inputs = [entry], []
-        for at in range(len(self.weights)):
-            self.inputs.append(F.linear(self.values[at], self.weights[at], self.biases[at]))
-            self._activate(at)
+        modules = [link.module for link in chain.links]
+        self.functions = [link.function for link in chain.links if link.function is not None]
+        self.place = {name: at for at, name in enumerate(chain.layers)}
+        self.fill = {self.place[name]: values.tolist() for name, values in fill.items()}
+        self.weights = [module.weight.detach().clone() for module in modules]
+        self.biases = [entry.new_zeros(len(w)) if m.bias is None else m.bias.detach().clone() for m, w in
+                       zip(modules, self.weights, strict=True)]  # fmt: skip
+        self.spot = [{unit: unit for unit in range(module.in_features)} for module in modules]  # places in the matrices
+        self.gone: list[set[int]] = [set() for _ in modules]  # units that are removed, but still in the matrices
+        self.values = [entry.T.contiguous().T]  # a unit's values lie side by side
+        self.compact()
 
     @property
     def logits(self) -> Tensor:
@@ -133,72 +141,66 @@ class Walk:
     def remove(self, layer: str, unit: int) -> None:
         """Remove one more unit; the logits then wait for :meth:`settle`."""
         at = self.place[layer]
-        spot = self.spot[at][unit]
-        self.gone[at].append(spot)
-        waiting, self._waiting = self._waiting, True
-        if waiting and at > self._stale:
-            return  # it is computed again from an earlier layer anyway
-        self._rows, self._stale = None if waiting else self._rows, at
-        values, fill, column = self.values[at][:, spot], self.fill[at][unit], self.weights[at][:, spot]
-        shift = fill - values
-        rows = shift.nonzero()[:, 0] if float(fill) == 0 else None  # where it was silent, nothing changes
-        if rows is not None and 4 * len(rows) < 3 * len(shift):
-            self.inputs[at].index_add_(0, rows, torch.outer(shift[rows], column))
-            self._rows = None if waiting else rows
-        else:
-            self.inputs[at].addr_(shift, column)
-        values.copy_(fill.expand_as(values))
+        spot, fill = self.spot[at][unit], self.fill[at][unit]
+        self.gone[at].add(unit)
+        column = self.weights[at][:, spot]
+        if at <= self._stale:  # else it is computed again from an earlier layer anyway
+            excess = self.values[at][:, spot] - fill
+            self.inputs[at].addr_(excess, column.contiguous(), alpha=-1)
+            self._rows = None
+            alone = self._stale == len(self.weights)
+            if fill == 0 and alone and at == max(self.fill) and at + 1 < len(self.weights):
+                rows = excess.nonzero()[:, 0]  # where it was silent, nothing changes
+                self._rows = rows if 8 * len(rows) < 7 * len(excess) else None
+            self._stale = at
+        self.biases[at].add_(column, alpha=fill)
+        column.zero_()
 
     def settle(self) -> Tensor:
         """Bring what comes after the removed units up to date; gives the logits."""
-        if self._waiting:
-            for at in range(self._stale, len(self.weights) - 1):
-                if self._rows is None:
-                    self._activate(at)
-                    torch.addmm(self.biases[at + 1], self.values[at + 1], self.weights[at + 1].T, out=self.inputs[at + 1])
-                else:
-                    values = self._activated(at, self.inputs[at][self._rows])
-                    self.values[at + 1][self._rows] = values
-                    self.inputs[at + 1][self._rows] = F.linear(values, self.weights[at + 1], self.biases[at + 1])
-        self._waiting, self._rows = False, None
+        if self._stale < len(self.weights) - 1:
+            self._compute(self._stale, self._rows)
+        self._stale, self._rows = len(self.weights), None
         return self.logits
 
-    def _activated(self, at: int, inputs: Tensor) -> Tensor:
-        """The activations after linear map ``at``, with what is removed there filled in."""
-        values = self.chain.links[at].function(inputs)  # type: ignore[misc]
-        gone = self.gone[at + 1]
-        if gone:
-            values[:, gone] = self.fill[at + 1][self.kept[at + 1][gone]]
-        return values
+    def _compute(self, first: int, rows: Tensor | None) -> None:
+        """Compute everything from the inputs of an activation on, for all samples or for some.
 
-    def _activate(self, at: int) -> None:
-        if self.chain.links[at].function is None:
-            return
-        values = self._activated(at, self.inputs[at])
-        if at + 1 < len(self.values):
-            self.values[at + 1] = values
-        else:
-            self.values.append(values)
+        It may be some where no later layer loses a unit, so that nobody reads what lies between.
+        """
+        count = len(self.logits) if rows is None else len(rows)
+        found = self.logits if rows is None else torch.empty_like(self.logits)[:count]
+        for at in range(first, len(self.weights) - 1):
+            values = self.values[at + 1][:count]
+            if at in self.fill:
+                values.copy_(self.inputs[at]) if rows is None else torch.index_select(self.inputs[at], 0, rows, out=values)
+            _activate(self.functions[at], values)
+            target = self.inputs[at + 1][:count] if at + 2 < len(self.weights) else found
+            torch.addmm(self.biases[at + 1], values, self.weights[at + 1].T, out=target)
+        if rows is not None:
+            self.logits.T.scatter_(1, rows.expand(found.shape[1], -1), found.T)
 
     def compact(self) -> None:
-        """Take the removed units out of the matrices."""
+        """Take the removed units out of the matrices, and compute everything again."""
         for at, gone in enumerate(self.gone):
             if not gone:
                 continue
-            mask = torch.ones(len(self.kept[at]), dtype=torch.bool, device=self.values[at].device)
-            mask[gone] = False
-            left = mask.nonzero()[:, 0]
-            units = self.kept[at][gone]
-            self.biases[at] = self.biases[at] + self.weights[at][:, gone] @ self.fill[at][units]
-            self.weights[at] = self.weights[at][:, left].contiguous()
-            self.values[at] = self.values[at][:, left].contiguous()
+            kept = {unit: spot for unit, spot in self.spot[at].items() if unit not in gone}
+            left = torch.tensor(list(kept.values()), dtype=torch.int64, device=self.biases[0].device)
+            self.weights[at] = self.weights[at].index_select(1, left)
             if at:
-                self.weights[at - 1] = self.weights[at - 1][left].contiguous()
-                self.biases[at - 1] = self.biases[at - 1][left]
-                self.inputs[at - 1] = self.inputs[at - 1][:, left].contiguous()
-            self.kept[at] = self.kept[at][left]
-            self.spot[at] = {unit: spot for spot, unit in enumerate(self.kept[at].tolist())}
-            self.gone[at] = []
-        for at in range(len(self.weights)):
-            self.inputs[at] = F.linear(self.values[at], self.weights[at], self.biases[at])
-            self._activate(at)
+                self.weights[at - 1], self.biases[at - 1] = self.weights[at - 1][left], self.biases[at - 1][left]
+            else:
+                self.values[0] = self.values[0].T[left].T
+            self.spot[at] = {unit: spot for spot, unit in enumerate(kept)}
+            gone.clear()
+        samples = len(self.values[0])
+        self.inputs = [bias.new_empty(samples, len(bias)) for bias in self.biases]
+        self.inputs[-1] = self.biases[-1].new_empty(len(self.biases[-1]), samples).T  # and so do a class's logits
+        # All memory is taken here: fresh memory at every step would cost more than the arithmetic. Inputs are kept only where
+        # outer products are to come; elsewhere the activations take their place.
+        kept = [torch.empty_like(inputs) if at in self.fill else inputs for at, inputs in enumerate(self.inputs[:-1])]
+        self.values = [self.values[0], *kept]
+        torch.addmm(self.biases[0], self.values[0], self.weights[0].T, out=self.inputs[0])
+        self._stale, self._rows = 0, None
+        self.settle()
