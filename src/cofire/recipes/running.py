@@ -152,7 +152,7 @@ def write(name: str, title: str, command: str, settings: Settings, found: Found,
         f"# {title}", "",
         f"Made by `{command}` on {said['date']}, {said['machine']}, torch {torch.__version__}, cofire {__version__}; "
         f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}. {found.scale}",
-        "", "| the paper says | here | why |", "| --- | --- | --- |",
+        "", "| claim | here | why |", "| --- | --- | --- |",
         *(f"| {finding.claim} | **{finding.verdict}** | {finding.why} |" for finding in found.findings),
     ]  # fmt: skip
     for table in found.tables:

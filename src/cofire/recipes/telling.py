@@ -1,22 +1,23 @@
 """How well each number tells nets with true labels from those with random ones, and what follows for the claims."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from cofire.rankings import granulated_kendall, kendall
 from cofire.recipes.running import Finding, Table, mean_and_range, verdict_of
 
-__all__ = ["FAMILIES", "STOPS", "areas", "compared", "findings", "tables"]
+__all__ = ["FAMILIES", "STOPS", "Area", "Told", "areas", "compared", "findings", "tables"]
 
-FAMILIES = {"fcnn": "Fully connected nets", "conv": "Convolutional nets"}
+FAMILIES = {"fcnn": "fully connected nets", "conv": "convolutional nets"}
 """Kinds of nets."""
 
-STOPS = ("loss 0.5", "accuracy 0.95", "loss 0.1", "loss 0.03")
+STOPS: tuple[str, ...] = ("loss 0.5", "accuracy 0.95", "loss 0.1", "loss 0.03")
 """Where nets are compared: the first time that the training loss, in nats, is as small, or training accuracy as large."""
 
-_MIDDLE, _BOTH = "loss 0.1", "Both families"
+_MIDDLE, _BOTH = "loss 0.1", "both families"
 _STRONG = 0.9
 _RESAMPLES = 1000
 _KNOWN = 0.9  # share of nets that must have a number for it to be compared
@@ -26,6 +27,46 @@ _RIVALS = ("davies_bouldin", "participation_ratio", "scatter_ratio")
 _ENTROPIES = ("activation_entropy", "activation_entropy_total")
 
 Area = tuple[float, float, float]
+"""An AUROC, and the ends of its interval."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one number tells of some nets.
+
+    Args:
+        sign: 1 where true labels have the larger values, -1 where they have the smaller ones.
+        alike: By stop, the AUROC of "larger means true labels" among nets of one family on the same pictures, averaged.
+        whole: By stop, the AUROC with one threshold for all nets.
+        little: As `alike` at the middle stop, true labels against 20 % random ones.
+        tau: Kendall's tau with test accuracy over all nets at the middle stop.
+        granulated: The same between nets that differ in one hyper-parameter only, and its interval.
+    """
+
+    sign: int
+    alike: Mapping[str, Area]
+    whole: Mapping[str, Area]
+    little: Area
+    tau: float
+    granulated: Area
+
+    def turned(self, area: Area) -> Area:
+        """An area in the direction that the number has."""
+        value, low, high = area
+        return area if self.sign > 0 else (1 - value, 1 - high, 1 - low)
+
+    def least(self, by_stop: Mapping[str, Area]) -> float:
+        """The smallest area over stops in the direction that the number has; what is not known counts as 0."""
+        return min(0.0 if math.isnan(area[0]) else self.turned(area)[0] for area in by_stop.values())
+
+    @property
+    def ranks(self) -> int:
+        """The sign of a granulated tau whose interval leaves out 0; else 0."""
+        _, low, high = self.granulated
+        return (low > 0) - (high < 0)
+
+
+Scopes = Mapping[str, Mapping[str, Told]]
 
 
 def areas(rows: Sequence[dict], measure: str, within: Sequence[str] = ()) -> Area:
@@ -59,154 +100,142 @@ def areas(rows: Sequence[dict], measure: str, within: Sequence[str] = ()) -> Are
     if not means or sum(map(len, groups.values())) < _KNOWN * len(rows):
         return math.nan, math.nan, math.nan
     mean = np.mean(means, 0)
-    return float(mean[0]), *map(float, np.quantile(mean[1:], [0.025, 0.975]))
+    low, high = np.quantile(mean[1:], [0.025, 0.975])
+    return float(mean[0]), float(low), float(high)
 
 
-def compared(rows: Sequence[dict]) -> dict[str, dict[str, dict]]:
-    """For each family and for both: for every number AUROCs at each stop, and ranks with test accuracy.
+def compared(rows: Sequence[dict]) -> dict[str, dict[str, Told]]:
+    """What every number tells of each family and of both; families and numbers of which nothing is known are left out.
 
     Args:
-        rows: Nets at their stops.
+        rows: Nets at their stops, with "family", "data", "noise", "width", "dropout", "rate", "stop", "test_accuracy" and
+            "values" by the name of the number.
     """
     scopes = {title: [row for row in rows if row["family"] == family] for family, title in FAMILIES.items()}
-    scopes[_BOTH] = list(rows)
     names = sorted({name for row in rows for name in row["values"]})
-    found = {scope: {name: _compared(mine, name) for name in names} for scope, mine in scopes.items()}
-    return {scope: {name: line for name, line in lines.items() if line} for scope, lines in found.items()}
+    found = {}
+    for scope, mine in {**scopes, _BOTH: rows}.items():
+        told = {name: _told(mine, name) for name in names}
+        found[scope] = {name: one for name, one in told.items() if one is not None}
+    return {scope: told for scope, told in found.items() if told}
 
 
-def _compared(rows: list[dict], measure: str) -> dict:
+def _told(rows: Sequence[dict], measure: str) -> Told | None:
     at = {stop: [row for row in rows if row["stop"] == stop] for stop in STOPS}
     alike = {stop: areas(mine, measure, ("family", "data")) for stop, mine in at.items()}
     known = [area for area, _, _ in alike.values() if not math.isnan(area)]
     if not known:
-        return {}
+        return None
     middle = [row for row in at[_MIDDLE] if measure in row["values"]]
-    little = [row for row in at[_MIDDLE] if row["noise"] <= 0.2]
-    # Test accuracy on random labels alone differs by chance only. Each axis holds the task too, so that no pair spans two
-    # tasks; families are kept apart, since an axis of two families would reward whatever follows the architecture.
-    ranked = [row for row in middle if row["noise"] < 1]
+    values, right = [row["values"][measure] for row in middle], [row["test_accuracy"] for row in middle]
+    return Told(
+        1 if sum(known) / len(known) >= 0.5 else -1, alike, {stop: areas(mine, measure) for stop, mine in at.items()},
+        areas([row for row in at[_MIDDLE] if row["noise"] <= 0.2], measure, ("family", "data")),
+        kendall(values, right), _granulated(middle, measure),
+    )  # fmt: skip
+
+
+def _granulated(rows: Sequence[dict], measure: str) -> Area:
+    """Granulated tau with test accuracy between nets of one family and task.
+
+    Every setting holds the task too, so that nets that differ in one setting only share it. The family is part of the task, no
+    hyper-parameter: an axis of two families would reward whatever follows the architecture. On random labels alone test
+    accuracy differs by chance, so those nets are left out.
+    """
+    rows = [row for row in rows if row["noise"] < 1]
+    if not rows:
+        return math.nan, math.nan, math.nan
     grid = [
-        {key: (row["family"], row["data"], row["noise"], row[key]) for key in ("width", "dropout", "rate")} for row in ranked
+        {key: (*(row[of] for of in ("family", "data", "noise")), row[key]) for key in ("width", "dropout", "rate")}
+        for row in rows
     ]
-    values, right = [row["values"][measure] for row in ranked], [row["test_accuracy"] for row in ranked]
-    tau = granulated_kendall(values, right, grid) if grid else None
-    return {
-        "sign": 1 if sum(known) / len(known) >= 0.5 else -1, "alike": alike,
-        "all": {stop: areas(mine, measure) for stop, mine in at.items()}, "little": areas(little, measure, ("family", "data")),
-        "kendall": kendall([row["values"][measure] for row in middle], [row["test_accuracy"] for row in middle]),
-        "granulated": (tau.mean, tau.low, tau.high) if tau else (math.nan,) * 3,
-    }  # fmt: skip
+    found = granulated_kendall([row["values"][measure] for row in rows], [row["test_accuracy"] for row in rows], grid)
+    return found.mean, found.low, found.high
 
 
-def _turned(area: Area, sign: int) -> Area:
-    value, low, high = area
-    return area if sign > 0 else (1 - value, 1 - high, 1 - low)
-
-
-def _worst(line: dict, kind: str) -> float:
-    """The smallest AUROC over stops, in the direction that the number has here; what is not known counts as 0."""
-    return min(0.0 if math.isnan(area[0]) else _turned(area, line["sign"])[0] for area in line[kind].values())
-
-
-def findings(scopes: dict[str, dict[str, dict]], rows: Sequence[dict]) -> list[Finding]:
-    """What became of the first study's claims.
+def findings(scopes: Scopes, rows: Sequence[dict]) -> list[Finding]:
+    """What became of the first study's claims, and what to know beside them.
 
     Args:
         scopes: From :func:`compared`.
         rows: Nets at their stops.
     """
-    families = {title: scopes[title] for title in FAMILIES.values()}
+    families = {title: told for title, told in scopes.items() if title != _BOTH}
+    if not families:
+        return []
     excess = "The excess of mutual information and its sum over units tell"
     rivals = "So do the Davies-Bouldin index, the participation ratio (an effective rank) and the ratio of scatters (like NC1)"
     alike, one = "on the same pictures", "with one threshold for all data"
-    found = [
-        _told(families, f"{excess} nets with true labels from those with partly random ones, {alike}.", _EXCESS, 1, "alike"),
-        _told(families, f"{excess} them apart {one}.", _EXCESS, 1, "all"),
-        _told(families, f"{rivals}, {alike}.", _RIVALS, -1, "alike"), _told(families, f"{rivals}, {one}.", _RIVALS, -1, "all"),
+    return [
+        _apart(families, f"{excess} nets with true labels from those with partly random ones, {alike}.", _EXCESS, 1, "alike"),
+        _apart(families, f"{excess} them apart {one}.", _EXCESS, 1, "whole"),
+        _apart(families, f"{rivals}, {alike}.", _RIVALS, -1, "alike"),
+        _apart(families, f"{rivals}, {one}.", _RIVALS, -1, "whole"),
         _ranked(families), _entropies(families), _reversed(families), _matched(rows), _strong(scopes), _largest(scopes[_BOTH]),
     ]  # fmt: skip
-    return [finding for finding in found if finding is not None]
 
 
-def _told(families: dict, claim: str, names: Sequence[str], sign: int, kind: str) -> Finding | None:
+def _cases(families: Scopes, names: Sequence[str]) -> list[tuple[str, Told]]:
+    return [(f"{name}, {title}", told[name]) for name in names for title, told in families.items()]
+
+
+def _apart(families: Scopes, claim: str, names: Sequence[str], sign: int, kind: str) -> Finding:
     values, parts = [], []
-    for name in names:
-        for title, lines in families.items():
-            if name in lines:
-                mine = [_turned(area, sign)[0] for area in lines[name][kind].values()]
-                values += [value for value in mine if not math.isnan(value)]
-                parts.append(f"{name}, {title.lower()} {', '.join(_number(value) for value in mine)}")
-    if not values:
-        return None
+    for case, told in _cases(families, names):
+        mine = [area if sign > 0 else 1 - area for area, _, _ in getattr(told, kind).values()]
+        values += [value for value in mine if not math.isnan(value)]
+        parts.append(f"{case} {', '.join('-' if math.isnan(value) else f'{value:.2f}' for value in mine)}")
     held = sum(value >= _STRONG for value in values)
     why = f"AUROC at least {_STRONG} in {held} of {len(values)} cases (number, family, stop), "
     why += f"{'higher' if sign > 0 else 'lower'} for true labels. By stop ({', '.join(STOPS)}): {'; '.join(parts)}."
     return Finding(claim, verdict_of(held, len(values)), why)
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
-
-
-def _tau(line: dict) -> str:
-    value, low, high = line["granulated"]
+def _tau(told: Told) -> str:
+    value, low, high = told.granulated
     return "-" if math.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _apart(line: dict) -> int:
-    """The sign of a granulated tau whose interval leaves out 0; else 0."""
-    _, low, high = line["granulated"]
-    return (low > 0) - (high < 0)
+def _by_size(told: Mapping[str, Told], names: Sequence[str]) -> list[str]:
+    """Those with a granulated tau, the largest first."""
+    known = [name for name in names if not math.isnan(told[name].granulated[0])]
+    return sorted(known, key=lambda name: -abs(told[name].granulated[0]))
 
 
-def _ranked(families: dict) -> Finding | None:
-    cases = [(name, title, lines[name]) for title, lines in families.items() for name in _EXCESS if name in lines]
-    if not cases:
-        return None
-    why = "; ".join(f"{name}, {title.lower()} {_tau(line)}" for name, title, line in cases)
-    for title, lines in families.items():
-        rivals = {name: lines[name] for name in _CONTROLS if name in lines and not math.isnan(lines[name]["granulated"][0])}
-        if rivals:
-            best = max(rivals, key=lambda name: abs(rivals[name]["granulated"][0]))
-            why += f". The largest control of {title.lower()}: {best} {_tau(rivals[best])}"
-    held = sum(_apart(line) > 0 for _, _, line in cases)
-    return Finding(
-        "The excess and its sum rank nets of one task by their test accuracy.", verdict_of(held, len(cases)),
-        f"Granulated tau above 0, with its interval, in {held} of {len(cases)} cases: {why}.",
-    )  # fmt: skip
-
-
-def _entropies(families: dict) -> Finding | None:
-    cases = [(name, title, lines[name]) for title, lines in families.items() for name in _ENTROPIES if name in lines]
-    if not cases:
-        return None
-    held = sum(_worst(line, "alike") < _STRONG and not _apart(line) for _, _, line in cases)
-    why = (
-        f"In {held} of {len(cases)} cases it neither tells true labels on the same pictures (AUROC of {_STRONG} at every stop) "
-    )
-    why += "nor ranks nets of one task by test accuracy (granulated tau whose interval leaves out 0). Smallest AUROC and tau: "
-    why += "; ".join(f"{name}, {title.lower()} {_worst(line, 'alike'):.2f} and {_tau(line)}" for name, title, line in cases)
-    claim = "Activation entropy is no score of quality, neither its mean over live units nor its sum."
+def _ranked(families: Scopes) -> Finding:
+    cases = _cases(families, _EXCESS)
+    held = sum(told.ranks > 0 for _, told in cases)
+    why = f"Granulated tau above 0, with its interval, in {held} of {len(cases)} cases: "
+    why += "; ".join(f"{case} {_tau(told)}" for case, told in cases)
+    for title, told in families.items():
+        for name in _by_size(told, [name for name in _CONTROLS if name in told])[:1]:
+            why += f". The largest control of {title}: {name} {_tau(told[name])}"
+    claim = "The excess and its sum rank nets of one task by their test accuracy."
     return Finding(claim, verdict_of(held, len(cases)), f"{why}.")
 
 
-def _reversed(families: dict) -> Finding | None:
-    cases = [(title, lines["softmax_entropy"]) for title, lines in families.items() if "softmax_entropy" in lines]
-    if not cases:
-        return None
-    held = sum(_apart(line) == -line["sign"] for _, line in cases)
-    why = "; ".join(
-        f"{title.lower()}: {'higher' if line['sign'] > 0 else 'lower'} for true labels (smallest AUROC on the same pictures "
-        f"{_worst(line, 'alike'):.2f}), granulated tau with test accuracy {_tau(line)}" for title, line in cases
-    )  # fmt: skip
-    return Finding(
-        "Softmax entropy reverses: what means true labels between tasks means worse within one.", verdict_of(held, len(cases)),
-        f"{why[0].upper()}{why[1:]}.",
-    )  # fmt: skip
+def _entropies(families: Scopes) -> Finding:
+    cases = _cases(families, _ENTROPIES)
+    held = sum(told.least(told.alike) < _STRONG and not told.ranks for _, told in cases)
+    why = f"In {held} of {len(cases)} cases it neither tells true labels on the same pictures (AUROC of {_STRONG} at every "
+    why += "stop) nor ranks nets of one task by test accuracy (granulated tau whose interval leaves out 0). Smallest AUROC and "
+    why += f"tau: {'; '.join(f'{case} {told.least(told.alike):.2f} and {_tau(told)}' for case, told in cases)}."
+    claim = "Activation entropy is no score of quality, neither its mean over live units nor its sum."
+    return Finding(claim, verdict_of(held, len(cases)), why)
 
 
-def _matched(rows: Sequence[dict]) -> Finding | None:
+def _reversed(families: Scopes) -> Finding:
+    cases = _cases(families, ["softmax_entropy"])
+    held = sum(told.ranks == -told.sign for _, told in cases)
+    parts = [
+        f"{case}: {'higher' if told.sign > 0 else 'lower'} for true labels (smallest AUROC on the same pictures "
+        f"{told.least(told.alike):.2f}), granulated tau with test accuracy {_tau(told)}" for case, told in cases
+    ]  # fmt: skip
+    claim = "Softmax entropy reverses: what means true labels between tasks means worse within one."
+    return Finding(claim, verdict_of(held, len(cases)), f"In {held} of {len(cases)} families. {'; '.join(parts)}.")
+
+
+def _matched(rows: Sequence[dict]) -> Finding:
     gaps = {}
     for stop in STOPS:
         true, random = (
@@ -215,50 +244,40 @@ def _matched(rows: Sequence[dict]) -> Finding | None:
         )
         if true and random:
             gaps[stop] = sum(true) / len(true), sum(random) / len(random)
-    if not gaps:
-        return None
-    largest = max(abs(true - random) for true, random in gaps.values())
     why = "; ".join(f"{true:.1f} and {random:.1f} % at {stop}" for stop, (true, random) in gaps.items())
-    return Finding(
-        "(Are nets compared at the same training accuracy?)", f"within {largest:.1f} points",
+    why = (
         f"Mean training accuracy of nets with true labels and of the others: {why}. How well training accuracy and loss alone "
-        "tell them stands in the tables as mean_accuracy and mean_loss.",
-    )  # fmt: skip
+    )
+    why += "tell them stands in the tables, as mean_accuracy and mean_loss."
+    largest = max(abs(true - random) for true, random in gaps.values())
+    return Finding("(Are nets compared at the same training accuracy?)", f"within {largest:.1f} points", why)
 
 
-def _strong(scopes: dict[str, dict[str, dict]]) -> Finding:
-    def strong(kind: str, titles: Sequence[str]) -> list[str]:
+def _strong(scopes: Scopes) -> Finding:
+    def named(titles: Sequence[str], kind: str) -> str:
         names = [
-            name
-            for name in scopes[_BOTH]
-            if all(_worst(scopes[title].get(name, {kind: {}}), kind) >= _STRONG for title in titles)
-        ]
-        return sorted(names, key=lambda name: -_worst(scopes[_BOTH][name], kind))
+            name for name in scopes[titles[0]]
+            if all(name in scopes[title] and scopes[title][name].least(getattr(scopes[title][name], kind)) >= _STRONG
+                   for title in titles)
+        ]  # fmt: skip
+        return f"{len(names)} ({', '.join(names)})" if names else "none"
 
-    alike, each, one = strong("alike", list(FAMILIES.values())), strong("all", list(FAMILIES.values())), strong("all", [_BOTH])
+    families = [title for title in scopes if title != _BOTH]
+    one = named([_BOTH], "whole")
     why = f"Of {len(scopes[_BOTH])} numbers these have an AUROC of at least {_STRONG} at every stop: on the same pictures, in "
-    why += f"each family {_list(alike)}; with one threshold for all data, in each family {_list(each)}; with one threshold for all "
-    why += f"data and both families {_list(one)}."
-    return Finding("(How hard is the question?)", "easy" if len(one) > 4 else "hard", why)
+    why += f"each family {named(families, 'alike')}; with one threshold for all data, in each family "
+    why += f"{named(families, 'whole')}; with one threshold for all data and both families {one}."
+    return Finding("(Does any number tell without a net to compare with?)", "no" if one == "none" else "yes", why)
 
 
-def _list(names: Sequence[str]) -> str:
-    return f"{len(names)} ({', '.join(names)})" if names else "none"
+def _largest(told: Mapping[str, Told]) -> Finding:
+    ranked = _by_size(told, list(told))
+    best = "; ".join(f"{name} {_tau(told[name])}" for name in ranked[:5])
+    why = f"Granulated tau over both families: {best}. Largest of {len(ranked)}: some of it is chance."
+    return Finding("(Which ranks nets of one task by test accuracy?)", "the largest of many", why)
 
 
-def _largest(lines: dict[str, dict]) -> Finding | None:
-    known = [name for name in lines if not math.isnan(lines[name]["granulated"][0])]
-    if not known:
-        return None
-    ranked = sorted(known, key=lambda name: -abs(lines[name]["granulated"][0]))
-    best = "; ".join(f"{name} {_tau(lines[name])}" for name in ranked[:5])
-    return Finding(
-        "(Which ranks nets of one task by test accuracy?)", "the largest of many",
-        f"Granulated tau over both families: {best}. Largest of {len(ranked)}: some of it is chance.",
-    )  # fmt: skip
-
-
-def tables(scopes: dict[str, dict[str, dict]], rows: Sequence[dict], nets: int) -> list[Table]:
+def tables(scopes: Scopes, rows: Sequence[dict], nets: int) -> list[Table]:
     """Where nets were stopped, and every number for each family and both.
 
     Args:
@@ -266,57 +285,47 @@ def tables(scopes: dict[str, dict[str, dict]], rows: Sequence[dict], nets: int) 
         rows: Nets at their stops.
         nets: How many were trained.
     """
-    return [_stopped(rows, nets), *(_table(title, lines, at) for at, (title, lines) in enumerate(scopes.items()))]
+    return [_stopped(rows, nets), *(_table(title, told) for title, told in scopes.items())]
 
 
 def _stopped(rows: Sequence[dict], nets: int) -> Table:
+    groups: dict[tuple, list[dict]] = {}
+    for row in sorted(rows, key=lambda row: (list(FAMILIES).index(row["family"]), STOPS.index(row["stop"]), row["noise"])):
+        groups.setdefault((FAMILIES[row["family"]], row["stop"], f"{row['noise']:.0%}"), []).append(row)
     lines = []
-    shares = sorted({row["noise"] for row in rows})
-    for family, title in FAMILIES.items():
-        for stop in STOPS:
-            for noise in shares:
-                mine = [row for row in rows if (row["family"], row["stop"], row["noise"]) == (family, stop, noise)]
-                cells = [
-                    mean_and_range([row["values"][name] for row in mine], 3)
-                    for name in ("epochs", "mean_loss", "mean_accuracy")
-                ]
-                lines.append(
-                    [title, stop, f"{noise:.0%}", len(mine), *cells, mean_and_range([row["test_accuracy"] for row in mine])]
-                )
+    for key, mine in groups.items():
+        seen = [[row["values"][name] for row in mine] for name in ("epochs", "mean_loss", "mean_accuracy")]
+        seen.append([row["test_accuracy"] for row in mine])
+        lines.append(
+            [*key, len(mine), *(mean_and_range(values, digits) for values, digits in zip(seen, (1, 3, 3, 2), strict=True))]
+        )
     columns = ["family", "stop", "random labels", "nets", "epochs", "training loss", "training accuracy", "test accuracy"]
     note = (
-        f"{nets} nets were trained; a net is looked at every few steps, and counts where it first reaches a stop. Means, with "
+        f"{nets} nets were trained. A net is looked at every few steps, and counts where it first reaches a stop. Means, with "
     )
-    note += "the smallest and the largest."
-    return Table("Where nets were stopped", columns, lines, note)
+    return Table("Where nets were stopped", columns, lines, note + "the smallest and the largest.")
 
 
-def _table(title: str, found: dict[str, dict], at: int) -> Table:
-    def area(line: dict, found: Area) -> str:
-        value, low, high = _turned(found, line["sign"])
+def _table(title: str, found: Mapping[str, Told]) -> Table:
+    def cell(told: Told, area: Area) -> str:
+        value, low, high = told.turned(area)
         return "-" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
-    order = sorted(found, key=lambda name: (-_worst(found[name], "alike"), name))
     lines = [
-        [f"{name} (control)" if name in _CONTROLS else name, "higher" if found[name]["sign"] > 0 else "lower",
-         *(area(found[name], found[name]["all"][stop]) for stop in STOPS),
-         *(area(found[name], found[name]["alike"][stop]) for stop in STOPS), area(found[name], found[name]["little"]),
-         f"{found[name]['kendall']:+.2f}", _tau(found[name])]
-        for name in order
+        [f"{name} (control)" if name in _CONTROLS else name, "higher" if told.sign > 0 else "lower",
+         *(cell(told, told.whole[stop]) for stop in STOPS), *(cell(told, told.alike[stop]) for stop in STOPS),
+         cell(told, told.little), f"{told.tau:+.2f}", _tau(told)]
+        for name, told in sorted(found.items(), key=lambda item: -item[1].least(item[1].alike))
     ]  # fmt: skip
     columns = ["number", "with true labels", *(f"all data, {stop}" for stop in STOPS),
                *(f"same pictures, {stop}" for stop in STOPS), "0 against 20 %", "Kendall", "granulated"]  # fmt: skip
     note = (
         "AUROC of nets with true labels against those with any share of random ones. All data: one threshold. Same pictures: "
+        "within each data set and family, averaged; so is 0 against 20 % random labels, at a loss of 0.1. In brackets 95 % "
+        "intervals from drawing nets anew: they say nothing of other data, and one of no width, around 1.00, is too narrow. "
+        "Kendall's tau with test accuracy is over all nets at a loss of 0.1. The granulated one is between nets that differ in "
+        "width, dropout or rate only, averaged over seeds first, without those whose labels are all random; families are never "
+        "compared there, since that would reward what follows the architecture. Numbers of layers are averaged over them. The "
+        "direction is the one that fits these nets better over all stops."
     )
-    note += "within each data set and family, averaged; so is 0 against 20 % random labels, at a loss of 0.1. In brackets 95 % "
-    note += (
-        "intervals from drawing nets anew; one of no width, around 1.00, is too narrow. Kendall's tau with test accuracy over "
-    )
-    note += "all nets at a loss of 0.1, and granulated: between nets that differ in width, dropout or rate only, without those "
-    note += (
-        "whose labels are all random, with seeds averaged. Families are never compared there: their pairs would reward what "
-    )
-    note += "follows the architecture. Numbers of layers are averaged over them. The direction is the one that fits these nets "
-    note += "best, so that 0.5 is the least."
-    return Table(title, columns, lines, "" if at else note)
+    return Table(f"Every number: {title}", columns, lines, note)
