@@ -95,7 +95,7 @@ def test_verdicts_of_004_follow_from_its_rows(tmp_path, data_root):
 def test_nets_that_memorise_are_told_from_those_that_learn(tmp_path, data_root, monkeypatch):
     for name, values in (("_WIDTHS", (128,)), ("_DROPOUTS", (0.0,)), ("_NOISE", (0.0, 1.0))):
         monkeypatch.setattr(f"cofire.recipes.memorising.{name}", values)
-    made = settings(tmp_path / "work", only=("mnist",), root=data_root, limit=200, epochs=60)
+    made = settings(tmp_path / "work", only=("mnist",), root=data_root, limit=200, epochs=120)
     found, page, numbers = reproduce("memorise", made, tmp_path)
     rows = [dict(zip(found.numbers["columns"], row, strict=True)) for row in found.numbers["rows"]]
     for family in ("fcnn", "conv"):
