@@ -36,6 +36,13 @@ def nets(value, right=lambda net: 0.5) -> list[dict]:
     return rows
 
 
+@pytest.fixture(scope="module")
+def chance():
+    """Nets whose numbers are drawn by lot, and what is told of them."""
+    rows = nets(lambda name, net: lots(name, str(net)), lambda net: lots("right", str(net)))
+    return rows, compared(rows)
+
+
 def lots(*things) -> float:
     return random.Random(repr(things)).random()
 
@@ -125,8 +132,8 @@ def test_ranks_are_within_a_family_and_a_task():
     assert told["mean_loss"].granulated == (1.0, 1.0, 1.0)
 
 
-def test_granulated_taus_are_means_over_tasks_without_random_labels_alone():
-    rows = nets(lambda name, net: lots(name, str(net)), lambda net: lots("right", str(net)))
+def test_granulated_taus_are_means_over_tasks_without_random_labels_alone(chance):
+    rows, told = chance
     mine = [row for row in rows if row["stop"] == "loss 0.1"]
     means = []
     for family, data, noise in itertools.product(FAMILIES, ("mnist", "cifar10"), (0.0, 0.2)):
@@ -134,7 +141,7 @@ def test_granulated_taus_are_means_over_tasks_without_random_labels_alone():
         grid = [{key: row[key] for key in ("width", "dropout", "rate")} for row in task]
         values = [row["values"]["epochs"] for row in task]
         means.append(granulated_kendall(values, [row["test_accuracy"] for row in task], grid).mean)
-    assert compared(rows)["both families"]["epochs"].granulated[0] == pytest.approx(sum(means) / len(means))
+    assert told["both families"]["epochs"].granulated[0] == pytest.approx(sum(means) / len(means))
 
 
 # ---------------------------------------------------------------- verdicts follow from the rows
@@ -166,15 +173,15 @@ def test_claims_hold_where_the_rows_say_so():
     assert said["(Does any number tell without a net to compare with?)"] == "yes"
 
 
-def test_claims_do_not_hold_on_chance():
-    rows = nets(lambda name, net: lots(name, str(net)), lambda net: lots("right", str(net)))
-    said = verdicts(rows)
+def test_claims_do_not_hold_on_chance(chance):
+    rows, told = chance
+    said = {finding.claim: finding.verdict for finding in findings(told, rows)}
     assert said[f"{EXCESS}, on the same pictures."] == "does not hold"
     assert said["(Does any number tell without a net to compare with?)"] == "no"
     entropy = "Activation entropy is no score of quality, neither its mean over live units nor its sum."
     assert said[entropy] == "holds"
-    told = [row | {"values": row["values"] | {"activation_entropy": float(row["noise"] == 0)}} for row in rows]
-    assert verdicts(told)[entropy] == "depends"  # the mean tells, the sum does not
+    sharper = [row | {"values": row["values"] | {"activation_entropy": float(row["noise"] == 0)}} for row in rows]
+    assert verdicts(sharper)[entropy] == "depends"  # the mean tells, the sum does not
 
 
 def test_a_claim_that_holds_in_one_family_depends():
@@ -194,15 +201,31 @@ def test_the_gap_in_training_accuracy_is_said():
     assert "97.0 and 95.0 % at loss 0.1" in found.why
 
 
-def test_tables_have_a_line_for_every_number_and_stop():
-    rows = nets(lambda name, net: lots(name, str(net)))
-    stopped, *each = tables(compared(rows), rows, 100)
+def test_where_nets_with_true_labels_do_not_learn():
+    def value(name, net):
+        return float(net["noise"] == 0) if net["data"] == "mnist" else 1.0
+
+    rows = nets(value, lambda net: {"mnist": 0.9, "cifar10": 0.3}[net["data"]] * (net["noise"] == 0))
+    found = next(finding for finding in findings(compared(rows), rows) if finding.claim == "(Do nets with true labels learn?)")
+    assert found.verdict == "AUROC of the excess by data set 0.50 to 1.00"
+    assert "mnist, fully connected nets 0.90 (0.90 to 0.90): mutual_information_excess 1.00," in found.why
+    assert "cifar10, convolutional nets 0.30 (0.30 to 0.30): mutual_information_excess 0.50," in found.why
+
+
+def test_tables_have_a_line_for_every_number_and_stop(chance):
+    rows, told = chance
+    stopped, *each, by_data = tables(told, rows, 100)
     assert len(stopped.rows) == len(FAMILIES) * len(STOPS) * 3
     assert [line[3] for line in stopped.rows] == [16] * len(stopped.rows)
     assert [table.title for table in each] == [f"Every number: {scope}" for scope in (*FAMILIES.values(), "both families")]
     for table in each:
         assert {line[0].removesuffix(" (control)") for line in table.rows} == set(NUMBERS)
         assert all(len(line) == len(table.columns) for line in table.rows)
+    assert by_data.columns[1:] == [f"{data}, {title}" for title in FAMILIES.values() for data in ("mnist", "cifar10")]
+    line = next(line for line in by_data.rows if line[0] == "epochs")
+    mine = [row for row in rows if (row["family"], row["data"], row["stop"]) == ("conv", "cifar10", "loss 0.1")]
+    area, _, _ = areas(mine, "epochs")
+    assert line[-1] in (round(area, 2), round(1 - area, 2))
 
 
 # ---------------------------------------------------------------- degenerate
@@ -214,7 +237,7 @@ def test_nothing_is_said_where_nothing_can_be_compared():
     assert findings({}, rows) == []
 
 
-def test_a_family_without_nets_is_left_out():
-    rows = [row for row in nets(lambda name, net: lots(name, str(net))) if row["family"] == "fcnn"]
+def test_a_family_without_nets_is_left_out(chance):
+    rows = [row for row in chance[0] if row["family"] == "fcnn"]
     assert list(compared(rows)) == ["fully connected nets", "both families"]
     assert all("convolutional" not in finding.why for finding in findings(compared(rows), rows))

@@ -38,6 +38,7 @@ class Told:
         sign: 1 where true labels have the larger values, -1 where they have the smaller ones.
         alike: By stop, the AUROC of "larger means true labels" among nets of one family on the same pictures, averaged.
         whole: By stop, the AUROC with one threshold for all nets.
+        tasks: By (family, data), the AUROC at the middle stop.
         little: As `alike` at the middle stop, true labels against 20 % random ones.
         tau: Kendall's tau with test accuracy over all nets at the middle stop.
         granulated: The same between nets that differ in one hyper-parameter only, and its interval.
@@ -46,6 +47,7 @@ class Told:
     sign: int
     alike: Mapping[str, Area]
     whole: Mapping[str, Area]
+    tasks: Mapping[tuple[str, str], Area]
     little: Area
     tau: float
     granulated: Area
@@ -128,8 +130,11 @@ def _told(rows: Sequence[dict], measure: str) -> Told | None:
         return None
     middle = [row for row in at[_MIDDLE] if measure in row["values"]]
     values, right = [row["values"][measure] for row in middle], [row["test_accuracy"] for row in middle]
+    places = dict.fromkeys((row["family"], row["data"]) for row in rows)
+    tasks = {place: [row for row in at[_MIDDLE] if (row["family"], row["data"]) == place] for place in places}
     return Told(
         1 if sum(known) / len(known) >= 0.5 else -1, alike, {stop: areas(mine, measure) for stop, mine in at.items()},
+        {place: areas(mine, measure) for place, mine in tasks.items()},
         areas([row for row in at[_MIDDLE] if row["noise"] <= 0.2], measure, ("family", "data")),
         kendall(values, right), _granulated(middle, measure),
     )  # fmt: skip
@@ -171,7 +176,8 @@ def findings(scopes: Scopes, rows: Sequence[dict]) -> list[Finding]:
         _apart(families, f"{excess} them apart {one}.", _EXCESS, 1, "whole"),
         _apart(families, f"{rivals}, {alike}.", _RIVALS, -1, "alike"),
         _apart(families, f"{rivals}, {one}.", _RIVALS, -1, "whole"),
-        _ranked(families), _entropies(families), _reversed(families), _matched(rows), _strong(scopes), _largest(scopes[_BOTH]),
+        _ranked(families), _entropies(families), _reversed(families), _matched(rows), _learned(scopes[_BOTH], rows),
+        _strong(scopes), _largest(scopes[_BOTH]),
     ]  # fmt: skip
 
 
@@ -253,6 +259,26 @@ def _matched(rows: Sequence[dict]) -> Finding:
     return Finding("(Are nets compared at the same training accuracy?)", f"within {largest:.1f} points", why)
 
 
+def _learned(told: Mapping[str, Told], rows: Sequence[dict]) -> Finding:
+    """Test accuracy with true labels beside the areas: where it is low, those nets memorise as well."""
+    parts, names = [], [_EXCESS[0], *_RIVALS]
+    for family, name in told[_EXCESS[0]].tasks:
+        right = [
+            row["test_accuracy"] for row in rows
+            if (row["family"], row["data"], row["noise"], row["stop"]) == (family, name, 0, _MIDDLE)
+        ]  # fmt: skip
+        found = [(of, told[of].turned(told[of].tasks[family, name])[0]) for of in names]
+        parts.append(
+            f"{name}, {FAMILIES[family]} {mean_and_range(right)}: {', '.join(f'{of} {area:.2f}' for of, area in found)}"
+        )
+    why = f"Test accuracy with true labels at {_MIDDLE}, and the AUROC there: {'; '.join(parts)}. Where nets with true labels "
+    why += "are wrong on most test pictures, they memorise as well, and there is less to tell."
+    areas = [told[_EXCESS[0]].turned(area)[0] for area in told[_EXCESS[0]].tasks.values()]
+    return Finding(
+        "(Do nets with true labels learn?)", f"AUROC of the excess by data set {min(areas):.2f} to {max(areas):.2f}", why
+    )
+
+
 def _strong(scopes: Scopes) -> Finding:
     def named(titles: Sequence[str], kind: str) -> str:
         names = [
@@ -285,7 +311,8 @@ def tables(scopes: Scopes, rows: Sequence[dict], nets: int) -> list[Table]:
         rows: Nets at their stops.
         nets: How many were trained.
     """
-    return [_stopped(rows, nets), *(_table(title, told) for title, told in scopes.items())]
+    each = [_table(title, told) for title, told in scopes.items()]
+    return [_stopped(rows, nets), *each, *([_by_data(scopes[_BOTH])] if _BOTH in scopes else [])]
 
 
 def _stopped(rows: Sequence[dict], nets: int) -> Table:
@@ -329,3 +356,11 @@ def _table(title: str, found: Mapping[str, Told]) -> Table:
         "direction is the one that fits these nets better over all stops."
     )
     return Table(f"Every number: {title}", columns, lines, note)
+
+
+def _by_data(found: Mapping[str, Told]) -> Table:
+    ordered = sorted(found.items(), key=lambda item: -item[1].least(item[1].alike))
+    lines = [[name, *(round(told.turned(area)[0], 2) for area in told.tasks.values())] for name, told in ordered]
+    columns = ["number", *(f"{data}, {FAMILIES[family]}" for family, data in ordered[0][1].tasks)]
+    note = f"AUROC within each data set and family at {_MIDDLE}, in the direction that fits both families."
+    return Table("By data set", columns, lines, note)
