@@ -204,19 +204,30 @@ def test_verdicts_of_004_follow_from_its_rows(tmp_path, data_root):
 @pytest.mark.data
 @pytest.mark.slow
 def test_nets_that_memorise_are_told_from_those_that_learn(tmp_path, data_root, monkeypatch):
-    monkeypatch.setattr("cofire.recipes.memorising._WIDTHS", (48, 64))
-    monkeypatch.setattr("cofire.recipes.memorising._DROPOUTS", (0.0,))
-    made = settings(tmp_path, only=("mnist",), root=data_root, limit=300, epochs=60)
-    found, page, _ = reproduce("memorise", made, tmp_path)
-    rows = [row for row in found.numbers if row["level"] == 0.1]
-    assert {row["noise"] for row in rows} == {0.0, 0.2, 0.4, 1.0}
-    assert all(row["values"]["epochs"] >= 1 for row in rows)
-    clean = [row["values"]["mutual_information_excess"] for row in rows if row["noise"] == 0]
-    random = [row["values"]["mutual_information_excess"] for row in rows if row["noise"] == 1]
-    assert min(clean) > max(random)
-    assert min(row["test_accuracy"] for row in rows if row["noise"] == 0) > 0.6
-    assert "| mutual_information_excess | higher |" in page.read_text("utf8")
-    with pytest.raises(InputError, match=r"no net reached a training loss of 0\.5; 1 epochs were too few"):
+    for name, values in (("_WIDTHS", (128,)), ("_DROPOUTS", (0.0,)), ("_NOISE", (0.0, 1.0))):
+        monkeypatch.setattr(f"cofire.recipes.memorising.{name}", values)
+    made = settings(tmp_path / "work", only=("mnist",), root=data_root, limit=200, epochs=120)
+    found, page, numbers = reproduce("memorise", made, tmp_path)
+    rows = [dict(zip(found.numbers["columns"], row, strict=True)) for row in found.numbers["rows"]]
+    for family in ("fcnn", "conv"):
+        mine = [row for row in rows if row["family"] == family and row["stop"] == "loss 0.1"]
+        assert [row["noise"] for row in mine] == [0.0, 0.0, 1.0, 1.0]  # two learning rates each
+        assert all(0.05 < row["mean_loss"] <= 0.1 for row in mine)
+        clean, random = ([row["scatter_ratio"] for row in mine if row["noise"] == noise] for noise in (0.0, 1.0))
+        assert max(clean) < min(random)
+        assert min(row["test_accuracy"] for row in mine if row["noise"] == 0) > 0.6
+    assert all(row["mean_accuracy"] >= 0.95 for row in rows if row["stop"] == "accuracy 0.95")
+    assert all(row["mutual_information_excess_total"] > row["mutual_information_excess"] for row in rows)
+    assert "| scatter_ratio | lower |" in page.read_text("utf8")
+    assert all(len(row) == len(table.columns) for table in found.tables for row in table.rows)
+    kept = sorted((tmp_path / "work").rglob("*.json"))
+    assert len(kept) == 8
+    times = [file.stat().st_mtime_ns for file in kept]
+    kept[0].unlink()
+    _, _, again = reproduce("memorise", made, tmp_path / "again")
+    assert json.loads(again.read_text("utf8")) == json.loads(numbers.read_text("utf8"))
+    assert [file.stat().st_mtime_ns for file in kept[1:]] == times[1:]
+    with pytest.raises(InputError, match=r"no net reached the first of the stops, loss 0\.5; 1 epochs were too few"):
         reproduce("memorise", settings(tmp_path, only=("mnist",), root=data_root, limit=60, epochs=1), tmp_path)
 
 

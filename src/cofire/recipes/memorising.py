@@ -1,265 +1,213 @@
 """An experiment of our own: which number tells a net that memorises from one that learns, from training data alone?"""
 
 import itertools
+import json
 import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cofire import data, zoo
-from cofire.detection import auroc, auroc_interval
 from cofire.errors import InputError
+from cofire.files import atomic
+from cofire.firing import live_units
 from cofire.images import Images
 from cofire.margins import Outputs, mean_accuracy, mean_loss, outputs
-from cofire.rankings import granulated_kendall, kendall
-from cofire.recipes.running import Finding, Found, Settings, Table
+from cofire.measures import unit_values
+from cofire.nets import seeded
+from cofire.recipes.running import Found, Settings
+from cofire.recipes.telling import FAMILIES, STOPS, compared, findings, tables
 from cofire.recording import record
-from cofire.scoring import accuracy, paired_interval
-from cofire.trajectories import values_of
+from cofire.scoring import accuracy
+from cofire.stats import FiringStats
+from cofire.trajectories import ALL, values_of
 
 __all__ = ["run"]
 
 _NOISE = (0.0, 0.2, 0.4, 1.0)
 _WIDTHS, _DROPOUTS, _RATES = (128, 256), (0.0, 0.25), (1e-3, 3e-3)
-_LEVELS = (0.5, 0.1, 0.03)
-"""Training losses, in nats, at which nets are compared: the first epoch that reaches each."""
+_SAMPLES, _EPOCHS, _BATCH = 1000, 200, 64
+_KEYS = ("data", "family", "noise", "width", "dropout", "rate", "seed")
+_CHUNK = 250  # pictures in a forward pass: a convolution's activations then stay in the cache
 
-_SAMPLES, _EPOCHS, _BATCH = 2000, 120, 64
-_WEAK, _STRONG = 0.7, 0.9
-_NOTED = (
-    "mutual_information_excess", "mutual_information", "davies_bouldin", "scatter_ratio", "participation_ratio",
-    "softmax_entropy", "activation_entropy", "activation_entropy_total", "modularity_chen", "class_selectivity",
-    "dormant_share", "inverse_margin", "weight_noise", "epochs",
-)  # fmt: skip
+Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 def run(settings: Settings) -> Found:
-    """Train a grid of small nets on partly random labels, stop each at the same losses, and compare what can be measured."""
-    rows: list[dict] = []
+    """Train a grid of small nets on partly random labels, stop each at the same points, and compare what can be measured."""
     samples, epochs = settings.limit or _SAMPLES, settings.epochs or _EPOCHS
-    for name in settings.only or ("mnist", "fashion-mnist", "cifar10"):
+    grid = list(itertools.product(range(settings.seeds), FAMILIES, _NOISE, _WIDTHS, _DROPOUTS, _RATES))
+    rows: list[dict] = []
+    names = settings.only or ("mnist", "fashion-mnist", "cifar10")
+    for name in names:
         grey = 1 if name == "cifar10" else None
-        images = data.load(name, "train", root=settings.root, limit=samples, channels=grey)
-        test = list(data.load(name, "test", root=settings.root, limit=settings.test_limit, channels=grey).batches(1000))
-        for seed, noise, width, dropout, rate in itertools.product(range(settings.seeds), _NOISE, _WIDTHS, _DROPOUTS, _RATES):
-            setting = {"data": name, "noise": noise, "width": width, "dropout": dropout, "rate": rate, "seed": seed}
-            rows += [{**setting, **row} for row in _trained(_noisy(images, noise, seed), test, setting, epochs)]
-        mine = [row for row in rows if row["data"] == name and row["level"] == _LEVELS[0]]
-        settings.say(f"{name}: {len(mine)} of {settings.seeds * 32} nets reached a training loss of {_LEVELS[0]}")
+        train = data.load(name, "train", root=settings.root, limit=samples, channels=grey)
+        test = data.load(name, "test", root=settings.root, limit=settings.test_limit, channels=grey)
+        folder = settings.folder / f"{name}-{len(train)}-{len(test)}-{epochs}"
+        x, tested = _standardised(train, test)
+        for seed, family, noise, width, dropout, rate in grid:
+            setting = {
+                "data": name,
+                "family": family,
+                "noise": noise,
+                "width": width,
+                "dropout": dropout,
+                "rate": rate,
+                "seed": seed,
+            }
+            file = folder / f"{family}-{noise}-{width}-{dropout}-{rate}-{seed}.json"
+            if not file.exists():
+                _keep(file, _trained(x, _labels(train, noise, seed), len(train.classes), tested, setting, epochs))
+            mine = json.loads(file.read_text("utf8"))
+            rows += [{**setting, **row} for row in mine]
+            settings.say(f"{name}, {family}, {noise:.0%} random, width {width}, dropout {dropout}, rate {rate}, seed {seed}: "
+                         f"{len(mine)} of {len(STOPS)} stops")  # fmt: skip
     if not rows:
         raise InputError(
-            f"no net reached a training loss of {_LEVELS[0]}", f"{epochs} epochs were too few", "Give --epochs more."
+            f"no net reached the first of the stops, {STOPS[0]}", f"{epochs} epochs were too few", "Give --epochs more."
         )
-    table = _compared(rows)
-    scale = f"Fully connected nets with two hidden layers on {samples:,} training images, up to {epochs} epochs of Adam: "
-    scale += "labels 0, 20, 40 or 100 % random, width 128 or 256, dropout 0 or 0.25, learning rate 0.001 or 0.003. No "
-    scale += "convolutional nets."
-    return Found(_findings(table), [_table(table)], scale, rows)
+    scopes = compared(rows)
+    count = len({tuple(row[key] for key in _KEYS) for row in rows})
+    scale = f"{count} nets that reached a stop, each trained on {samples:,} grey, standardised pictures for up to {epochs} "
+    scale += f"epochs of Adam: labels 0, 20, 40 or 100 % random; width {_or(_WIDTHS)}, dropout {_or(_DROPOUTS)}, learning rate "
+    scale += f"{_or(_RATES)}. Fully connected nets have two hidden layers of that width. Convolutional ones have a 5x5 "
+    scale += (
+        "convolution of stride 2 with a sixteenth of the width as channels, a pooling, a 3x3 convolution with an eighth, and "
+    )
+    scale += "a hidden linear layer of the width, the only one with dropout."
+    return Found(findings(scopes, rows), tables(scopes, rows, len(grid) * len(names)), scale, _columns(rows))
 
 
-def _noisy(images: Images, noise: float, seed: int) -> tuple[Tensor, Tensor, int]:
-    """Pictures and their labels, of which a share is drawn anew from all classes."""
-    x = torch.cat([inputs for inputs, _ in images.batches(1000)])
-    y, lots = images.labels.clone(), torch.Generator().manual_seed(seed)
+def _or(values: tuple) -> str:
+    return " or ".join(map(str, values))
+
+
+def _standardised(train: Images, test: Images) -> tuple[Tensor, Batches]:
+    """Training pictures with mean 0 and deviation 1, and test batches by the same numbers; else CIFAR-10 is hardly fitted."""
+    x = torch.cat([inputs for inputs, _ in train.batches(1000)])
+    mean, deviation = x.mean(), x.std()
+    return (x - mean) / deviation, [((inputs - mean) / deviation, labels) for inputs, labels in test.batches(_CHUNK)]
+
+
+def _labels(train: Images, noise: float, seed: int) -> Tensor:
+    """Labels of which a share is drawn anew from all classes."""
+    y, lots = train.labels.clone(), torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(y), generator=lots)[: round(noise * len(y))]
-    y[chosen] = torch.randint(len(images.classes), (len(chosen),), generator=lots)
-    return x, y, len(images.classes)
+    y[chosen] = torch.randint(len(train.classes), (len(chosen),), generator=lots)
+    return y
 
 
-def _trained(task: tuple[Tensor, Tensor, int], test: list, setting: dict, epochs: int) -> list[dict]:
-    """What one net gives when its training loss first reaches each level."""
-    x, y, classes = task
+def _keep(file: Path, rows: list[dict]) -> None:
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(rows, allow_nan=False) + "\n", "utf8")
+
+
+def _columns(rows: list[dict]) -> dict:
+    """Every net at every stop as a table, which is a third as long as a list of dictionaries."""
+    keys = (*_KEYS, "stop", "test_accuracy")
+    names = sorted({name for row in rows for name in row["values"]})
+    return {"columns": [*keys, *names], "rows": [[*(row[key] for key in keys), *map(row["values"].get, names)] for row in rows]}
+
+
+def _net(family: str, side: int, classes: int, setting: dict) -> nn.Module:
+    """A small net for grey pictures of this side."""
+    width, dropout, seed = setting["width"], setting["dropout"], setting["seed"]
+    if family == "fcnn":
+        return zoo.fcnn((width, width), side * side, classes, dropout=dropout, seed=seed)
+    channels = width // 16
+    with seeded(seed):
+        layers = {
+            "conv1": nn.Conv2d(1, channels, 5, stride=2, padding=2), "conv_relu1": nn.ReLU(), "pool1": nn.MaxPool2d(2),
+            "conv2": nn.Conv2d(channels, 2 * channels, 3, padding=1), "conv_relu2": nn.ReLU(), "flatten": nn.Flatten(),
+            "fc1": nn.Linear(2 * channels * (side // 4) ** 2, width), "relu1": nn.ReLU(), "dropout1": nn.Dropout(dropout),
+            "head": nn.Linear(width, classes),
+        }  # fmt: skip
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _trained(x: Tensor, y: Tensor, classes: int, test: Batches, setting: dict, epochs: int) -> list[dict]:
+    """What one net gives the first time that it reaches each stop."""
+    batches = list(zip(x.split(_CHUNK), y.split(_CHUNK), strict=True))
+    per_epoch = math.ceil(len(x) / _BATCH)
+    rows: list[dict] = []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(setting["seed"])
-        net = zoo.model(f"fcnn:{x[0].numel()}-{setting['width']}-{setting['width']}-{classes}", seed=setting["seed"])
-        dropped = [net.get_submodule(name).register_forward_hook(_dropping(setting["dropout"])) for name in ("relu1", "relu2")]
-        optimizer, rows = torch.optim.Adam(net.parameters(), setting["rate"]), []
-        waiting = list(_LEVELS)
-        for epoch in range(1, epochs + 1):
-            net.train()
+        net = _net(setting["family"], x.shape[-1], classes, setting)
+        optimizer = torch.optim.Adam(net.parameters(), setting["rate"])
+        waiting, step, due = list(STOPS), 0, 1
+        for _ in range(epochs):
             for chosen in torch.randperm(len(x)).split(_BATCH):
+                net.train()
                 optimizer.zero_grad()
                 F.cross_entropy(net(x[chosen]), y[chosen]).backward()
                 optimizer.step()
-            net.eval()
-            seen = outputs(net, [(x, y)])
-            while waiting and mean_loss(seen) <= waiting[0]:
-                rows.append(_row(net, x, y, test, seen, waiting.pop(0), epoch))
-            if not waiting:
-                break
-    for hook in dropped:
-        hook.remove()
+                step += 1
+                if step < due:
+                    continue
+                # Often enough that no net is far beyond a stop, also where an epoch changes much.
+                due = step + max(1, min(per_epoch // 4, step // 16))
+                seen = outputs(net.eval(), batches)
+                for stop in [stop for stop in waiting if _reached(stop, seen)]:
+                    waiting.remove(stop)
+                    rows.append({"stop": stop, **_measured(net, batches, test, seen, step / per_epoch)})
+                if not waiting:
+                    return rows
     return rows
 
 
-def _dropping(share: float):
-    return lambda module, _inputs, output: F.dropout(output, share, module.training)
+def _reached(stop: str, seen: Outputs) -> bool:
+    of, value = stop.split()
+    return mean_loss(seen) <= float(value) if of == "loss" else mean_accuracy(seen) >= float(value)
 
 
-def _row(net: nn.Module, x: Tensor, y: Tensor, test: list, seen: Outputs, level: float, epoch: int) -> dict:
-    batches = list(zip(x.split(1000), y.split(1000), strict=True))
+def _measured(net: nn.Module, batches: Batches, test: Batches, seen: Outputs, epochs: float) -> dict:
     stats = record(net, batches, progress=False, covariance=True, maps=False)
-    values: dict[str, list[float]] = {}
-    for (_, measure), value in values_of(stats, net, seen).items():
-        values.setdefault(measure, []).append(value)
-    found = {measure: sum(parts) / len(parts) for measure, parts in values.items()}
-    found |= {"epochs": float(epoch), "weight_noise": _weight_noise(net, x, y), "train_accuracy": mean_accuracy(seen)}
-    with torch.no_grad():
-        scores = torch.cat([net(inputs) for inputs, _ in test])
-    right = accuracy(scores, torch.cat([labels for _, labels in test]))
-    kept = {measure: round(value, 6) for measure, value in sorted(found.items()) if math.isfinite(value)}
-    return {"level": level, "test_accuracy": round(right, 4), "values": kept}
+    whole: dict[str, float] = {
+        "epochs": epochs,
+        "weight_noise": _weight_noise(net, batches),
+        "mutual_information_excess_total": _excess(stats),
+    }
+    layers: dict[str, list[float]] = {}
+    for (layer, name), value in values_of(stats, net, seen).items():
+        if layer == ALL:
+            whole[name] = value
+        else:
+            layers.setdefault(name, []).append(value)
+    found = {name: sum(values) / len(values) for name, values in layers.items()} | whole
+    kept = {name: float(f"{value:.5g}") for name, value in sorted(found.items()) if math.isfinite(value)}
+    return {"test_accuracy": round(_accuracy(net, test), 4), "values": kept}
 
 
-def _weight_noise(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The largest noise, relative to each weight's size, under which training accuracy falls by at most ten points on "
-    "average."""
+def _excess(stats: FiringStats) -> float:
+    """Sum over the live units of all layers of what their firing tells about the class beyond chance, in bits."""
+    values = [unit_values(layer, "mutual_information_excess") for layer in stats.values()]
+    return sum(
+        float(value[live_units(layer)].sum()) for value, layer in zip(values, stats.values(), strict=True) if value is not None
+    )
+
+
+@torch.no_grad()
+def _accuracy(net: nn.Module, batches: Batches) -> float:
+    return accuracy(torch.cat([net(inputs) for inputs, _ in batches]), torch.cat([labels for _, labels in batches]))
+
+
+def _weight_noise(net: nn.Module, batches: Batches) -> float:
+    """The largest noise, relative to each weight's size, under which accuracy falls by at most ten points on average."""
+    before, base = [p.detach().clone() for p in net.parameters()], _accuracy(net, batches)
+    low, high = 0.0, 2.0
     with torch.no_grad():
-        before, base = [p.clone() for p in net.parameters()], accuracy(net(x), y)
-        low, high = 0.0, 2.0
         for _ in range(6):
             middle, lost = (low + high) / 2, 0.0
             for draw in range(3):
                 lots = torch.Generator().manual_seed(draw)
                 for p, value in zip(net.parameters(), before, strict=True):
                     p.copy_(value + middle * value.abs() * torch.randn(value.shape, generator=lots))
-                lost += (base - accuracy(net(x), y)) / 3
+                lost += (base - _accuracy(net, batches)) / 3
             low, high = (middle, high) if lost <= 0.1 else (low, middle)
         for p, value in zip(net.parameters(), before, strict=True):
             p.copy_(value)
     return low
-
-
-def _compared(rows: list[dict]) -> list[dict]:
-    """For every number: AUROC of clean against noisy labels at each loss, and ranks with test accuracy."""
-    found = []
-    for measure in dict.fromkeys(name for row in rows for name in row["values"]):
-        held = [row for row in rows if measure in row["values"]]
-        line: dict = {"measure": measure}
-        areas = {}
-        for level in _LEVELS:
-            mine = [row for row in held if row["level"] == level]
-            areas[level] = _area(mine, measure)
-            line[f"auroc {level}"] = areas[level]
-        known = [area for area, _, _ in areas.values() if not math.isnan(area)]
-        if not known:
-            continue
-        line["sign"] = 1 if sum(known) / len(known) >= 0.5 else -1
-        middle = [row for row in held if row["level"] == 0.1]
-        line["auroc 20 %"] = _area([row for row in middle if row["noise"] in (0.0, 0.2)], measure)
-        line["kendall"] = kendall([row["values"][measure] for row in middle], [row["test_accuracy"] for row in middle])
-        names = dict.fromkeys(row["data"] for row in middle)
-        tasks = [_within(middle, measure, name, noise) for name in names for noise in _NOISE]
-        tasks = [value for value in tasks if not math.isnan(value)]
-        line["granulated"] = sum(tasks) / len(tasks) if tasks else math.nan
-        ends = paired_interval(torch.tensor(tasks)) if len(tasks) > 1 else (math.nan, math.nan)
-        line["granulated_low"], line["granulated_high"] = ends
-        found.append(line)
-    return found
-
-
-def _area(rows: list[dict], measure: str) -> tuple[float, float, float]:
-    """AUROC of "larger means clean", and its interval."""
-    scores = torch.tensor([row["values"][measure] for row in rows], dtype=torch.float64)
-    clean = torch.tensor([row["noise"] == 0 for row in rows], dtype=torch.bool)
-    if not len(rows) or clean.all() or not clean.any():
-        return math.nan, math.nan, math.nan
-    return auroc(scores, clean), *auroc_interval(scores, clean)
-
-
-def _within(rows: list[dict], measure: str, name: str, noise: float) -> float:
-    """Granulated tau with test accuracy over width, dropout and rate, among nets of one task."""
-    mine = [row for row in rows if row["data"] == name and row["noise"] == noise]
-    if len(mine) < 4:
-        return math.nan
-    grid = [{key: row[key] for key in ("width", "dropout", "rate")} for row in mine]
-    return granulated_kendall([row["values"][measure] for row in mine], [row["test_accuracy"] for row in mine], grid).mean
-
-
-def _turned(line: dict, key: str) -> float:
-    """An AUROC in the direction that the measure has over all losses."""
-    value = line[key][0]
-    return value if line["sign"] > 0 else 1 - value
-
-
-def _findings(table: list[dict]) -> list[Finding]:
-    by_name = {line["measure"]: line for line in table}
-    found = []
-    keys = [f"auroc {level}" for level in _LEVELS]
-
-    def areas(name: str) -> tuple[list[float], str]:
-        values = [_turned(by_name[name], key) for key in keys]
-        return values, ", ".join(f"{value:.2f}" for value in values)
-
-    if "mutual_information_excess" in by_name:
-        values, text = areas("mutual_information_excess")
-        rivals = [name for name in ("davies_bouldin", "scatter_ratio", "participation_ratio") if name in by_name]
-        beside = "; ".join(f"{name} {areas(name)[1]}" for name in rivals)
-        verdict = "holds" if min(values) >= _STRONG and by_name["mutual_information_excess"]["sign"] > 0 else "does not hold"
-        found.append(
-            Finding("The excess of mutual information tells true labels from partly random ones.", verdict,
-                    f"AUROC {text} at training losses of {', '.join(map(str, _LEVELS))}. Beside it: {beside}. So it is no "
-                    "better "
-                    "than these where they are as large.")
-        )  # fmt: skip
-    for name in ("activation_entropy", "activation_entropy_total"):
-        if name in by_name:
-            values, text = areas(name)
-            weak = abs(by_name[name]["granulated"]) < 0.3
-            found.append(
-                Finding(f"{name} is no score of quality.", "holds" if weak and min(values) < _STRONG else "does not hold",
-                        f"AUROC {text}; granulated tau with test accuracy {by_name[name]['granulated']:+.2f}.")
-            )  # fmt: skip
-    if "softmax_entropy" in by_name:
-        line = by_name["softmax_entropy"]
-        both = line["sign"] * line["granulated"]
-        found.append(
-            Finding("Softmax entropy reverses: what means clean between tasks means worse within one.",
-                    "holds" if both < -0.1 else "does not hold",
-                    f"Clean nets have {'higher' if line['sign'] > 0 else 'lower'} values (AUROC "
-                    f"{areas('softmax_entropy')[1]}); within a task its "
-                    f"granulated tau with test accuracy is {line['granulated']:+.2f}.")
-        )  # fmt: skip
-    strong = [line["measure"] for line in table if min(_turned(line, key) for key in keys) >= _STRONG]
-    found.append(
-        Finding("(How hard is the question?)", "easy" if len(strong) > 4 else "hard",
-                f"{len(strong)} of {len(table)} numbers have an AUROC of at least {_STRONG} at every loss: "
-                f"{', '.join(strong) or 'none'}.")
-    )  # fmt: skip
-    ranked = sorted(
-        (line for line in table if line["granulated"] == line["granulated"]), key=lambda line: -abs(line["granulated"])
-    )
-    best = ", ".join(f"{line['measure']} {line['granulated']:+.2f}" for line in ranked[:5])
-    found.append(
-        Finding("(Which ranks nets of one task by test accuracy?)", "the largest of many",
-                f"Granulated tau over width, dropout and learning rate: {best}. Largest of {len(ranked)}: some of it is "
-                "chance.")
-    )  # fmt: skip
-    return found
-
-
-def _table(table: list[dict]) -> Table:
-    def area(line: dict, key: str) -> str:
-        value, low, high = line[key]
-        if math.isnan(value):
-            return "-"
-        low, high, value = (low, high, value) if line["sign"] > 0 else (1 - high, 1 - low, 1 - value)
-        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-    def granulated(line: dict) -> str:
-        return f"{line['granulated']:+.2f} [{line['granulated_low']:+.2f}, {line['granulated_high']:+.2f}]"
-
-    lines = [
-        [line["measure"], "higher" if line["sign"] > 0 else "lower", *(area(line, f"auroc {level}") for level in _LEVELS),
-         area(line, "auroc 20 %"), round(line["kendall"], 2), granulated(line)]
-        for line in sorted(table, key=lambda line: (line["measure"] not in _NOTED, -_turned(line, "auroc 0.1")))
-    ]  # fmt: skip
-    columns = ["number", "clean is", *(f"AUROC at {level}" for level in _LEVELS), "20 % at 0.1", "Kendall with test accuracy",
-               "granulated"]  # fmt: skip
-    note = "Clean against any share of random labels, one threshold for all data; in brackets 95 % intervals by DeLong. "
-    note += "Kendall and "
-    note += "granulated tau at a loss of 0.1; the granulated one over width, dropout and rate within a task, with an "
-    note += "interval over tasks. "
-    note += "Numbers of layers are averaged over them."
-    return Table("Every number", columns, lines, note)

@@ -161,7 +161,7 @@ def write(name: str, title: str, settings: Settings, found: Found, out: Path) ->
         f"# {title}", "",
         f"Made by `{settings.command}` on {said['date']}, {said['machine']}, torch {torch.__version__}, cofire {__version__}. "
         f"{found.scale}",
-        "", "| the paper says | here | why |", "| --- | --- | --- |",
+        "", "| claim | here | why |", "| --- | --- | --- |",
         *(f"| {finding.claim} | **{finding.verdict}** | {finding.why} |" for finding in found.findings),
     ]  # fmt: skip
     for table in found.tables:
