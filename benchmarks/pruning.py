@@ -1,165 +1,419 @@
-"""Pruning ResNet-18 and VGG-16 on CIFAR-10 without fine-tuning: orders beside each other, with and without compensation.
+"""Pruning three nets: how many units can go at a loss of one point, by order, beside torch-pruning and chance.
 
-    python benchmarks/pruning.py --data-root data                      # about half an hour at one thread
-    python benchmarks/pruning.py --data-root data --limit 500 --test 100 --output pruning.json
+    python benchmarks/pruning.py --data-root data                                  # some hours at one thread
+    python benchmarks/pruning.py --data-root data --nets VGG-16 --seeds 2          # rows of others stay as they were written
+    python benchmarks/pruning.py --data-root data --quick --output pruning.json    # minutes; checks that it runs
 
-Writes benchmarks/pruning.json and the table of docs/ablation.md. Weights are trained once and kept in --cache. Training is
-short, so accuracies are low: the table compares orders, and says nothing of what these nets reach.
+Writes benchmarks/pruning.json and the table of docs/ablation.md after every net. Nets are trained once and kept in --cache.
+ResNet-18 and VGG-16 have a quarter of the usual width, and training is short. No number is tuned on the test images that the
+tables are of; the best of torch-pruning's rows is chosen on others.
 """
 
 import argparse
+import copy
 import json
 import os
+import platform
 import tempfile
-from itertools import islice
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 import torch_pruning
-from _results import VERSIONS, made, publish
+from _results import publish
 from torch import nn
+from torch_pruning import importance
 
 import cofire
-from cofire.batches import example_batch
-from cofire.firing import unit_spread
-from cofire.grouping import groups_of
-from cofire.moments import fisher_moments
-from cofire.orders import scores_of
+from cofire.data import Images
+from cofire.grouping import Group
+from cofire.plans import Plan
 from cofire.pruning import accuracy_of
-from cofire.taps import Taps
 from cofire.weights import load_weights, save_weights
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- pruned nets: begin -->", "<!-- pruned nets: end -->"
-NETS = {"ResNet-18": ("zoo:resnet18_cifar", 2), "VGG-16": ("zoo:vgg16_cifar", 3)}
-"""Name of a net, and epochs of its training."""
-OURS = ("obs", "reconstruction", "weight_std", "mutual_information", "random")
-SHARES = (0.8, 0.6, 0.4)
-WAYS = {"positions": True, "means": True, "none": False}
-"""Covariance of channels over all positions of the batches, the recorded one of their means, no compensation."""
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+TUNED = 0.5
+"""Share removed before the epoch of fine-tuning."""
+OURS = (
+    "obs", "reconstruction", "weight_std", "fisher", "mutual_information", "activation_entropy", "kl_selectivity", "random",
+)  # fmt: skip
+PEERS = {
+    "magnitude": importance.GroupMagnitudeImportance(),
+    "magnitude, L1": importance.GroupMagnitudeImportance(p=1),
+    "BN scale": importance.BNScaleImportance(),
+    "Taylor": importance.GroupTaylorImportance(),
+    "Hessian": importance.GroupHessianImportance(),
+}
+"""torch-pruning's, as its documentation makes them."""
+MAIN = ("magnitude", "Taylor")
+"""Those of them that are tried with cofire's compensation and with batch norms taken again, and fine-tuned."""
+WAYS = {
+    "bare": "no compensation",
+    "compensated": "compensation",
+    "loss": 'compensation, across="loss"',
+    "global": "no compensation, global",
+    "norms": "no compensation, global, batch norms taken again",
+}
 
 
-def trained(name: str, train, options) -> nn.Module:
+PEER_WAYS = ("bare", "global")
+"""torch-pruning's own."""
+
+
+class Setting(NamedTuple):
+    """A net: what makes it from a seed, what it is trained on and how."""
+
+    make: object
+    data: str
+    epochs: int
+    lr: float
+    words: str
+
+
+NETS = {
+    "FCNN": Setting(partial(cofire.zoo.model, "zoo:001-mnist"), "mnist", 10, 1e-3, "784-512-512-10, MNIST"),
+    "ResNet-18": Setting(partial(cofire.zoo.resnet18_cifar, 10, width=16), "cifar10", 3, 3e-3, "a quarter as wide, CIFAR-10"),
+    "VGG-16": Setting(partial(cofire.zoo.vgg16_cifar, 10, width=16), "cifar10", 4, 3e-3, "a quarter as wide, CIFAR-10"),
+}
+
+
+class Row(NamedTuple):
+    """Accuracies of smaller and smaller nets, by the share of units that is gone."""
+
+    removed: list[float]
+    accuracy: list[float]
+    chosen_on: list[float] | None
+    operations: list[float]
+
+
+def trained(name: str, train: Images, seed: int, options) -> nn.Module:
     """A net after its short training, from the cache where it has been trained before."""
-    spec, epochs = NETS[name]
-    net = cofire.zoo.model(spec, classes=10, seed=options.seed)
-    path = options.cache / f"{spec.removeprefix('zoo:')}-{len(train)}-{epochs}-{options.seed}.safetensors"
+    setting = NETS[name]
+    net = setting.make(seed=seed)
+    epochs = 1 if options.quick else setting.epochs
+    path = options.cache / f"{name}-{len(train)}-{epochs}-{seed}.safetensors"
     if path.exists():
         load_weights(net, path)
     else:
-        cofire.fit(net, train, epochs=epochs, lr=1e-3, batch_size=64, schedule="cosine", seed=options.seed)
+        net.to(memory_format=torch.channels_last)
+        cofire.fit(net, train, epochs=epochs, lr=setting.lr, batch_size=128, schedule="cosine", seed=seed, progress=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(net, path)
+        save_weights(net.to(memory_format=torch.contiguous_format), path)
     return net.eval()
 
 
-def peer_scores(net: nn.Module, stats, batches: list, importance) -> dict[str, torch.Tensor]:
-    """torch-pruning's importance of every group, under the name of one of its layers."""
-    groups, _ = groups_of(net, example_batch(batches[0], None), list(stats), list(stats))
-    graph = torch_pruning.DependencyGraph().build_dependency(net, batches[0][0][:2])
-    net.zero_grad()
-    for inputs, labels in batches:
-        F.cross_entropy(net(inputs), labels).backward()
-    scores = {}
-    for group in groups:
-        giver = next(
-            m for m in group.members if m.side == "out" and isinstance(net.get_submodule(m.module), nn.Conv2d | nn.Linear)
-        )
-        module = net.get_submodule(giver.module)
-        everything = graph.get_pruning_group(
-            module, graph.get_pruner_of_module(module).prune_out_channels, list(range(group.units))
-        )
-        scores[group.layers[0]] = importance(everything).detach()
-    net.zero_grad()
-    return scores
+class Bench:
+    """One net with one seed, and the data that it is pruned and measured with."""
+
+    def __init__(self, name: str, seed: int, options):
+        root, data = options.data_root, NETS[name].data
+        self.name, self.seed, self.options = name, seed, options
+        self.train = shuffled(cofire.data.load(data, "train", root=root, limit=options.limit), seed)
+        self.net = trained(name, cofire.data.load(data, "train", root=root, limit=options.limit), seed, options)
+        test = shuffled(cofire.data.load(data, "test", root=root), 0)
+        self.choose = list(test.subset(range(options.test)).batches(250))
+        self.test = list(test.subset(range(options.test, 3 * options.test)).batches(250))
+        self.known = list(self.train.subset(range(min(options.known, len(self.train)))).batches(250))
+        stats = cofire.record(self.net, self.known, progress=False, covariance=True)
+        self.plan = Plan(self.net, self.known[0], stats, batches=self.known, fisher=True)
+        self.groups: list[Group] = self.plan.groups
+        self.units = sum(group.units for group in self.groups)
+        self.head = [module for module in self.net.modules() if isinstance(module, nn.Linear)][-1]
+        self.graph = torch_pruning.DependencyGraph().build_dependency(self.net, self.known[0][0][:2])
+
+    def removed(self, made: nn.Module) -> float:
+        """Share of the units that a smaller net is without."""
+        left = 0
+        for group in self.groups:
+            weights = [made.get_submodule(member.module).weight for member in group.members if member.side == "out"]
+            left += len(next(weight for weight in weights if weight.ndim > 1))  # not a batch norm's
+        return 1 - left / self.units
+
+    def row(self, makers, choose: bool) -> Row:
+        """Measure the nets that the makers make, one for each share."""
+        row = Row([], [], [] if choose else None, [])
+        whole = cofire.cost(self.net, self.known[0][0][:1], repeats=1).flops
+        for make in makers:
+            made = make().to(memory_format=torch.channels_last)
+            row.removed.append(round(self.removed(made), 4))
+            row.accuracy.append(round(accuracy_of(made, self.test, 10), 4))
+            if row.chosen_on is not None:
+                row.chosen_on.append(round(accuracy_of(made, self.choose, 10), 4))
+            row.operations.append(round(cofire.cost(made, self.known[0][0][:1], repeats=1).flops / whole, 4))
+        return row
+
+    def ours(self, by, way: str):
+        """Makers of nets that cofire prunes."""
+        orders = self.plan.order(by)
+        across = "loss" if way == "loss" else "shares"
+        return [partial(self.pruned, orders, 1 - share, across, way != "bare") for share in SHARES]
+
+    def pruned(self, orders, keep: float, across: str, compensate: bool) -> nn.Module:
+        """A net that cofire prunes."""
+        return self.plan.smaller(orders, self.plan.counts(orders, keep, across), compensate)
+
+    def scores(self, rate: importance.Importance) -> dict[str, torch.Tensor]:
+        """torch-pruning's importance of the units of every group, by the module that its group begins with.
+
+        Its gradients are those of all known samples; the Hessian's, which needs each sample's own, are of 250.
+        """
+        self.net.requires_grad_(True).zero_grad()
+        if isinstance(rate, importance.GroupHessianImportance):
+            rate.zero_grad()
+            for image, label in zip(*self.known[0], strict=True):
+                self.net.zero_grad()
+                F.cross_entropy(self.net(image[None]), label[None]).backward()
+                rate.accumulate_grad(self.net)
+        elif isinstance(rate, importance.GroupTaylorImportance):
+            for inputs, labels in self.known:
+                F.cross_entropy(self.net(inputs), labels).backward()
+        names = {module: path for path, module in self.net.named_modules()}
+        found = self.graph.get_all_groups(ignored_layers=[self.head], root_module_types=[nn.Conv2d, nn.Linear])
+        scores = {names[group[0].dep.target.module]: rate(group) for group in found}
+        self.net.zero_grad()
+        return scores
+
+    def theirs(self, scores: dict[str, torch.Tensor], way: str):
+        """Makers of nets that torch-pruning's own pruner prunes."""
+        return [partial(self.pruned_by_peer, scores, share, way) for share in SHARES]
+
+    def pruned_by_peer(self, scores: dict[str, torch.Tensor], share: float, way: str) -> nn.Module:
+        """A net that torch-pruning prunes: the same share of every group, or what is lowest of all."""
+        made = copy.deepcopy(self.net)
+        names = {module: path for path, module in made.named_modules()}
+        torch_pruning.pruner.BasePruner(
+            made, self.known[0][0][:2], importance=lambda group: scores[names[group[0].dep.target.module]], pruning_ratio=share,
+            global_pruning=way != "bare", ignored_layers=[made.get_submodule(name_of(self.net, self.head))],
+        ).step()  # fmt: skip
+        if way == "norms":
+            norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+                norm.train()
+            with torch.no_grad():
+                for inputs, _ in self.known[:2]:
+                    made(inputs)
+        return made.eval()
+
+    def for_plan(self, scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """torch-pruning's scores by layer."""
+        found = {}
+        for group in self.groups:
+            giver = next(member.module for member in group.members if member.side == "out" and member.module in scores)
+            found[group.layers[0]] = scores[giver]
+        return found
+
+    def rows(self) -> list[dict]:
+        """All rows of the net."""
+        base, chosen_on = (accuracy_of(self.net, part, 10) for part in (self.test, self.choose))
+        norms = any(isinstance(module, nn.BatchNorm2d) for module in self.net.modules())
+        makers = {("cofire", by, way): partial(self.ours, by, way) for by in OURS for way in ("bare", "compensated")}
+        makers |= {("cofire", by, "loss"): partial(self.ours, by, "loss") for by in ("obs", "random")}
+        for by, rate in PEERS.items():
+            if not norms and isinstance(rate, importance.BNScaleImportance):
+                continue
+            scores = self.scores(rate)
+            for way in ("bare", "global", *(["norms"] if norms and by in MAIN else [])):
+                makers["torch-pruning", by, way] = partial(self.theirs, scores, way)
+            for way in ("compensated", "loss") if by in MAIN else ():
+                makers["torch-pruning", by, way] = partial(self.ours, self.for_plan(scores), way)
+        rows = []
+        for (source, by, way), make in makers.items():
+            row = self.row(make(), source == "torch-pruning" and way in PEER_WAYS)
+            entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way, "base": round(base, 4)}
+            entry |= row._asdict() | {
+                "removable": removable(row.removed, row.accuracy, base),
+                "removable_chosen_on": row.chosen_on and removable(row.removed, row.chosen_on, chosen_on),
+            }
+            rows.append(entry)
+            print(*(entry[key] for key in ("net", "seed", "source", "by", "way", "removable")), entry["accuracy"], flush=True)
+        return rows
+
+    def tuned(self) -> list[dict]:
+        """Accuracy after one more epoch of training, of nets without half of their units and of the whole net."""
+        scores = {by: self.scores(PEERS[by]) for by in MAIN}
+        makers = {
+            ("whole", "", ""): partial(copy.deepcopy, self.net),
+            **{
+                ("cofire", by, way): partial(self.pruned, self.plan.order(by), 1 - TUNED, "shares", way == "compensated")
+                for by in ("obs", "random")
+                for way in ("compensated", "bare")
+                if (by, way) != ("obs", "bare")
+            },
+            **{("torch-pruning", by, "bare"): partial(self.pruned_by_peer, scores[by], TUNED, "bare") for by in scores},
+        }
+        rows = []
+        for (source, by, way), make in makers.items():
+            made = make()
+            before = accuracy_of(made, self.test, 10)
+            made.requires_grad_(True).to(memory_format=torch.channels_last)
+            cofire.fit(
+                made,
+                self.train.subset(range(min(self.options.tune, len(self.train)))),
+                epochs=1,
+                lr=3e-4,
+                batch_size=128,
+                seed=self.seed,
+                progress=False,
+            )
+            after = accuracy_of(made, self.test, 10)
+            entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way}
+            rows.append(entry | {"before": round(before, 4), "after": round(after, 4)})
+            print("one epoch", *rows[-1].values(), flush=True)
+        return rows
 
 
-def fisher_scores(net: nn.Module, stats, batches: list) -> dict[str, torch.Tensor]:
-    """The order "fisher" as scores, so that its batches are used for nothing else."""
-    read = [example_batch(batch, None) for batch in batches]
-    with Taps(net, list(stats)) as taps:
-        taps.forward(read[0].inputs, len(read[0]), lambda *_: None)
-        found = fisher_moments(taps, read, {name: unit_spread(stats[name])[0] for name in stats}, stats.classes)
-    return {name: scores_of("fisher", stats[name], fisher=found[name]) for name in stats}
+def shuffled(images: Images, seed: int) -> Images:
+    """The pictures in another order: files are in the order of the classes."""
+    return images.subset(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)))
 
 
-def rows_of(name: str, root, options) -> list[dict]:
-    """Accuracy of one net by order, compensation and share of units kept in every layer."""
-    train = cofire.data.load("cifar10", "train", root=root, limit=options.limit)
-    test = list(cofire.data.load("cifar10", "test", root=root, limit=options.test).batches(100))
-    net = trained(name, train, options)
-    known = list(islice(train.batches(100, shuffle=True, seed=0), 10))  # the files are in the order of the classes
-    stats = cofire.record(net, known, progress=False, covariance=True)
-    few = known[:2]
-    orders = {by: by for by in OURS} | {
-        "fisher": fisher_scores(net, stats, few),
-        "magnitude (torch-pruning)": peer_scores(net, stats, few, torch_pruning.importance.GroupMagnitudeImportance()),
-        "Taylor (torch-pruning)": peer_scores(net, stats, few, torch_pruning.importance.GroupTaylorImportance()),
-    }
-    base, rows = accuracy_of(net, test, 10), []
-    for by, order in orders.items():
-        for way, compensate in WAYS.items():
-            batches = known[:5] if way == "positions" else None
-            kept = {}
-            for share in SHARES:
-                small = cofire.prune(net, few[0], stats, order, share, compensate=compensate, batches=batches)
-                kept[str(share)] = round(accuracy_of(small, test, 10), 4)
-            rows.append({"net": name, "by": by, "way": way, "accuracy": round(base, 4), "kept": kept})
-            print(rows[-1], flush=True)
-    return rows
+def name_of(net: nn.Module, wanted: nn.Module) -> str:
+    """The name of a module."""
+    return next(path for path, module in net.named_modules() if module is wanted)
+
+
+def removable(removed: list[float], accuracy: list[float], base: float, loss: float = 0.01) -> float:
+    """Share of the units that can go before accuracy has fallen by a point, by straight lines between the shares tried.
+
+    >>> removable([0.1, 0.2], [0.9, 0.87], 0.9)
+    0.1333
+    """
+    before, drop = 0.0, 0.0
+    for share, found in zip(removed, accuracy, strict=True):
+        fall = base - found
+        if fall > loss:
+            return round(before + (share - before) * (loss - drop) / (fall - drop), 4)
+        before, drop = share, max(fall, 0.0)
+    return before
+
+
+def mean(values) -> float:
+    """Mean of some numbers."""
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def spread(values) -> str:
+    """Mean of some shares, and the least and largest of them."""
+    values = list(values)
+    return f"{mean(values):.0%} ({min(values):.0%} to {max(values):.0%})"
+
+
+def best_peer(rows: list[dict]) -> tuple[str, str]:
+    """The row of torch-pruning's that removes most on the images that are for choosing."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["source"] == "torch-pruning" and row["way"] in PEER_WAYS:
+            found.setdefault((row["by"], row["way"]), []).append(row["removable_chosen_on"])
+    return max(found, key=lambda key: mean(found[key]))
 
 
 def page(result: dict) -> str:
     """The generated part of docs/ablation.md."""
+    rows = result["rows"]
+    nets = [name for name in NETS if any(row["net"] == name for row in rows)]
+    seeds = {name: sorted({row["seed"] for row in rows if row["net"] == name}) for name in nets}
+    base = {name: mean({row["seed"]: row["base"] for row in rows if row["net"] == name}.values()) for name in nets}
     lines = [
         f"Made by `{result['command']}` on {result['date']}, {result['machine']}, torch {result['torch']}, torch-pruning "
-        f"{result['torch_pruning']}, cofire {result['cofire']}; one seed. Nets are trained on {result['limit']:,} images, "
-        f"measured on {result['test']:,} test images; statistics are of 1,000 training images, covariances "
-        "over positions of 500, gradients of 200.",
+        f"{result['torch_pruning']}, cofire {result['cofire']}. Statistics and gradients are of {result['known']:,} training "
+        f"images, accuracy is of {2 * result['test']:,} test images.",
+        "",
+        *(
+            f"- {name}: {NETS[name].words}, {NETS[name].epochs} epochs; {len(seeds[name])} seeds, accuracy {base[name]:.1%}."
+            for name in nets
+        ),
+        "",
+        "**Share of the units that can go at a loss of one point, without fine-tuning**, mean and range over seeds:",
+        "",
+        f"| order | removed how | {' | '.join(nets)} |",
+        "| --- | --- |" + " --: |" * len(nets),
     ]
-    for name in dict.fromkeys(row["net"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["net"] == name]
+    for source, by, way in dict.fromkeys((row["source"], row["by"], row["way"]) for row in rows):
+        found = [
+            [row["removable"] for row in rows if (row["net"], row["source"], row["by"], row["way"]) == (name, source, by, way)]
+            for name in nets
+        ]
+        title = f"{by} (torch-pruning)" if source == "torch-pruning" else by
+        lines.append(f"| {title} | {WAYS[way]} | {' | '.join(spread(values) if values else '' for values in found)} |")
+    lines += ["", "**Against torch-pruning's best**, the row that removes most on test images of another part:", ""]
+    lines += ['| net | torch-pruning\'s best | it removes | `obs`, compensated | times | `obs`, `across="loss"` | times |']
+    lines += ["| --- | --- | --: | --: | --: | --: | --: |"]
+    for name in nets:
+        of_net = [row for row in rows if row["net"] == name]
+        by, way = best_peer(of_net)
+        peer = mean(row["removable"] for row in of_net if (row["by"], row["way"]) == (by, way))
+        cells = []
+        for how in ("compensated", "loss"):
+            own = mean(row["removable"] for row in of_net if (row["source"], row["by"], row["way"]) == ("cofire", "obs", how))
+            cells += [f"{own:.0%}", f"{own / peer:.1f}" if peer else ""]
+        lines.append(f"| {name} | {by}, {WAYS[way]} | {peer:.0%} | {' | '.join(cells)} |")
+    if result["tuned"]:
         lines += [
             "",
-            f"**{name}**, CIFAR-10, {NETS[name][1]} epochs, test accuracy {rows[0]['accuracy']:.1%}; that of the smaller net, "
-            "without any training, by the share of units kept in every layer and the "
-            "covariance that compensates: that over positions, that of means, or none:",
+            f"**Without {TUNED:.0%} of every layer, and after one epoch of fine-tuning** on {result['tune']:,} images, test accuracy:",
             "",
-            "| order | " + " | ".join(f"{share:.0%}, {how}" for how in WAYS for share in SHARES) + " |",
-            "| --- |" + " --: |" * (len(WAYS) * len(SHARES)),
         ]
-        for by in dict.fromkeys(row["by"] for row in rows):
-            found = {row["way"]: row["kept"] for row in rows if row["by"] == by}
-            cells = [f"{found[how][str(share)]:.1%}" for how in WAYS for share in SHARES]
-            lines.append(f"| {by} | {' | '.join(cells)} |")
+        lines += [f"| order | removed how | {' | '.join(nets)} |", "| --- | --- |" + " --: |" * len(nets)]
+        for key in dict.fromkeys((row["source"], row["by"], row["way"]) for row in result["tuned"]):
+            cells = []
+            for name in nets:
+                found = [row for row in result["tuned"] if (row["net"], row["source"], row["by"], row["way"]) == (name, *key)]
+                cells.append(f"{mean(r['before'] for r in found):.1%} → {mean(r['after'] for r in found):.1%}" if found else "")
+            source, by, way = key
+            title = "the whole net" if source == "whole" else f"{by} (torch-pruning)" if source == "torch-pruning" else by
+            lines.append(f"| {title} | {WAYS.get(way, '')} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def written(options) -> dict:
+    """What the file holds, if it was measured in the same way."""
+    keys = ("limit", "test", "known", "tune")
+    if options.output.exists():
+        held = json.loads(options.output.read_text("utf8"))
+        if all(held.get(key) == getattr(options, key) for key in keys):
+            return held
+    return {"rows": [], "tuned": []} | {key: getattr(options, key) for key in keys}
 
 
 def main() -> None:
     """Run everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=os.environ.get("COFIRE_DATA"))
-    parser.add_argument("--limit", type=int, default=3500, help="training images")
-    parser.add_argument("--test", type=int, default=400, help="test images")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="rows of others stay as they were written")
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--limit", type=int, help="training images; all by default")
+    parser.add_argument("--test", type=int, default=500, help="test images to choose on; twice as many are measured on")
+    parser.add_argument("--known", type=int, default=2000, help="training images that pruning may look at")
+    parser.add_argument("--tune", type=int, default=10_000, help="training images of the epoch of fine-tuning")
+    parser.add_argument("--quick", action="store_true", help="one epoch of training and few images")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "cofire-pruning")
     parser.add_argument("--output", type=Path, default=HERE / "pruning.json")
     options = parser.parse_args()
-    held = json.loads(options.output.read_text())["rows"] if options.output.exists() else []
-    root = Path(options.data_root) if options.data_root else None
-    result = {
-        **made(f"pruning.py --limit {options.limit} --test {options.test}"), **VERSIONS,
-        "torch_pruning": torch_pruning.__version__, "limit": options.limit, "test": options.test,
-        "rows": [
-            row
-            for name in NETS
-            for row in (rows_of(name, root, options) if name in options.nets else held)
-            if row["net"] == name
-        ],
-    }  # fmt: skip
-    publish(result, page(result), options.output, "pruning", "ablation.md", BEGIN, END)
+    if options.quick:
+        options.limit, options.test, options.known, options.tune = 1000, 100, 500, 500
+    for name in options.nets:
+        for seed in options.seeds:
+            bench = Bench(name, seed, options)
+            found = {"rows": bench.rows(), "tuned": bench.tuned()}
+            result = written(options)  # another process may have written since
+            for key, rows in found.items():
+                rows += [row for row in result[key] if (row["net"], row["seed"]) != (name, seed)]
+                result[key] = sorted(rows, key=lambda row: (list(NETS).index(row["net"]), row["seed"]))
+            result |= {
+                "command": "python benchmarks/pruning.py" + (" --quick" if options.quick else ""),
+                "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+                "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
+                "torch": torch.__version__, "torch_pruning": torch_pruning.__version__, "cofire": cofire.__version__,
+            }  # fmt: skip
+            publish(result, page(result), options.output, "pruning", "ablation.md", BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ ROOMS = (
         "ablation",
         "resizing",
         "grouping",
+        "refitting",
+        "plans",
         "pruning",
         "removals",
         "depths",

@@ -12,7 +12,8 @@ import cofire
 from cofire.cli import app
 from cofire.errors import InputError, LayerError, ModelError, WeightsError
 from cofire.orders import obs_order
-from cofire.pruning import accuracy_of, compensated
+from cofire.pruning import accuracy_of
+from cofire.refitting import compensated
 from cofire.removals import check_layer, without_layer
 from cofire.weights import save_weights
 

@@ -1,7 +1,7 @@
 """What a batch holds: inputs, labels and, for padded text, which tokens count; and what a model's output predicts."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "logits_of",
     "predictions",
     "samples_in",
+    "spread_out",
     "valid_rows",
 ]
 
@@ -48,9 +49,19 @@ class Batch:
 
     def first(self, count: int) -> "Batch":
         """The first samples alone."""
-        return Batch(
-            _first(self.inputs, len(self), count), self.labels[:count], None if self.mask is None else self.mask[:count]
-        )
+        return self.take(slice(count))
+
+    def take(self, samples: slice | Tensor) -> "Batch":
+        """Some samples alone."""
+        mask = None if self.mask is None else self.mask[samples]
+        return Batch(_taken(self.inputs, len(self), samples), self.labels[samples], mask)
+
+    @staticmethod
+    def joined(batches: "Sequence[Batch]") -> "Batch":
+        """Batches of equal form, one after the other."""
+        masks = [batch.mask for batch in batches if batch.mask is not None]
+        inputs = _joined([batch.inputs for batch in batches], [len(batch) for batch in batches])
+        return Batch(inputs, torch.cat([batch.labels for batch in batches]), torch.cat(masks) if masks else None)
 
 
 def as_batch(item: Any, device: torch.device | None, classes: int | None, place: str) -> Batch:
@@ -84,6 +95,34 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
     return Batch(_move(inputs, device), labels, None if mask is None else torch.as_tensor(mask).to(device))
 
 
+def spread_out(batches: Iterable[Batch], count: int) -> Batch:
+    """Samples from all over the batches, as one batch: every second, fourth, ... one, until at most ``count`` are left.
+
+    Batches whose samples have another form than the first one's, such as longer texts, are left out.
+
+    >>> spread_out([Batch(torch.arange(6), torch.zeros(6)), Batch(torch.arange(6, 10), torch.zeros(4))], 5).inputs.tolist()
+    [0, 4, 8]
+    """
+    step, seen, parts, form = 1, 0, [], None
+    for batch in batches:
+        shapes = [tensor.shape[1:] for tensor in _tensors(batch.inputs)]
+        form = form or shapes
+        if shapes == form:
+            parts.append(_every(step, torch.arange(seen, seen + len(batch)), batch))
+            seen += len(batch)
+        while sum(len(part) for _, part in parts) > count:
+            step *= 2
+            parts = [_every(step, *part) for part in parts]
+    if not parts:
+        raise InputError("there must be at least one sample", "the batches are empty")
+    return Batch.joined([part for _, part in parts if len(part)])
+
+
+def _every(step: int, places: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    chosen = (places % step == 0).nonzero()[:, 0]
+    return places[chosen], batch.take(chosen)
+
+
 def example_batch(example: Any, device: torch.device | None) -> Batch:
     """A batch from inputs of a model alone, whose labels are then all 0, or from (inputs, labels).
 
@@ -112,12 +151,26 @@ def samples_in(inputs: Any) -> int | None:
     return None
 
 
-def _first(value: Any, samples: int, count: int) -> Any:
+def _taken(value: Any, length: int, samples: slice | Tensor) -> Any:
     if isinstance(value, Tensor):
-        return value[:count] if value.ndim and len(value) == samples else value
+        return value[samples] if value.ndim and len(value) == length else value
     if isinstance(value, Mapping):
-        return {key: _first(item, samples, count) for key, item in value.items()}
-    return tuple(_first(item, samples, count) for item in value) if isinstance(value, tuple | list) else value
+        return {key: _taken(item, length, samples) for key, item in value.items()}
+    return tuple(_taken(item, length, samples) for item in value) if isinstance(value, tuple | list) else value
+
+
+def _joined(values: list, lengths: list[int]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        alike = all(value.ndim and len(value) == length for value, length in zip(values, lengths, strict=True))
+        return torch.cat(values) if alike else first
+    if isinstance(first, Mapping):
+        return {key: _joined([value[key] for value in values], lengths) for key in first}
+    return (
+        tuple(_joined(list(items), lengths) for items in zip(*values, strict=True))
+        if isinstance(first, tuple | list)
+        else first
+    )
 
 
 def _move(value: Any, device: torch.device | None) -> Any:

@@ -148,7 +148,7 @@ def paper(name: str, *, seed: int | None = None, **changes: Any) -> FCNN:
     return fcnn(**arguments, seed=seed)
 
 
-def resnet18_cifar(classes: int, *, channels: int = 3, seed: int | None = None) -> nn.Module:
+def resnet18_cifar(classes: int, *, channels: int = 3, width: int = 64, seed: int | None = None) -> nn.Module:
     """ResNet-18 for pictures of about 32x32: a 3x3 first convolution of stride 1, and no max-pooling after it.
 
     Source: He et al. 2016, with the usual CIFAR stem; blocks and names are torchvision's.
@@ -156,6 +156,7 @@ def resnet18_cifar(classes: int, *, channels: int = 3, seed: int | None = None) 
     Args:
         classes: Outputs of the head, as logits.
         channels: Channels of the pictures.
+        width: Channels of the first layers; the others have up to 8 times as many.
         seed: As in `fcnn`.
 
     Raises:
@@ -164,13 +165,24 @@ def resnet18_cifar(classes: int, *, channels: int = 3, seed: int | None = None) 
     models = optional("torchvision.models")
     with seeded(seed):
         net = models.resnet18(weights=None, num_classes=classes)
-        net.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        if width != 64:
+            net.inplanes, net.bn1 = width, nn.BatchNorm2d(width)
+            for place in range(4):
+                layer = net._make_layer(models.resnet.BasicBlock, width << place, 2, stride=2 if place else 1)
+                setattr(net, f"layer{place + 1}", layer)
+            net.fc = nn.Linear(width << 3, classes)
+            for module in net.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        net.conv1 = nn.Conv2d(channels, width, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool = nn.Identity()
     return net
 
 
-def vgg16_cifar(classes: int, *, channels: int = 3, batch_norm: bool = True, seed: int | None = None) -> nn.Sequential:
+def vgg16_cifar(
+    classes: int, *, channels: int = 3, width: int = 64, batch_norm: bool = True, seed: int | None = None
+) -> nn.Sequential:
     """VGG-16 for pictures of about 32x32: average pooling to 1x1, and one hidden layer of 512 units as classifier.
 
     Source: Simonyan and Zisserman 2015; the convolutions are named as torchvision's `vgg16_bn` (or `vgg16`) names them.
@@ -178,6 +190,7 @@ def vgg16_cifar(classes: int, *, channels: int = 3, batch_norm: bool = True, see
     Args:
         classes: Outputs of the head, as logits.
         channels: Channels of the pictures.
+        width: Channels of the first layers; the last ones and the classifier's hidden layer have 8 times as many.
         batch_norm: Whether batch norms follow the convolutions; without them it trains slowly from scratch.
         seed: As in `fcnn`.
 
@@ -188,15 +201,16 @@ def vgg16_cifar(classes: int, *, channels: int = 3, batch_norm: bool = True, see
     layers: list[nn.Module] = []
     with seeded(seed):
         before = channels
-        for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):  # 0 is a pooling
-            if not width:
+        for times in (1, 1, 0, 2, 2, 0, 4, 4, 4, 0, 8, 8, 8, 0, 8, 8, 8, 0):  # 0 is a pooling
+            if not times:
                 layers.append(nn.MaxPool2d(2))
                 continue
-            convolution = nn.Conv2d(before, width, kernel_size=3, padding=1)
+            after = times * width
+            convolution = nn.Conv2d(before, after, kernel_size=3, padding=1)
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()] if batch_norm else [convolution, nn.ReLU()]
-            before = width
-        classifier = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes))
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()] if batch_norm else [convolution, nn.ReLU()]
+            before = after
+        classifier = nn.Sequential(nn.Linear(before, before), nn.ReLU(), nn.Dropout(0.5), nn.Linear(before, classes))
     net = nn.Sequential()
     net.add_module("features", nn.Sequential(*layers))
     net.add_module("avgpool", nn.AdaptiveAvgPool2d((1, 1)))

@@ -1,6 +1,6 @@
 """In which order to remove units: by a measure, by what the next layer loses, or at random."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ __all__ = [
     "SIMPLE",
     "WEIGHTED",
     "check_statistics",
+    "eliminate",
     "greedy",
     "greedy_reconstruction",
     "obs_order",
@@ -127,37 +128,64 @@ def _places(order: Tensor) -> Tensor:
 def obs_order(
     weights: Float[Tensor, "outputs units"], covariance: Float[Tensor, "units units"], ridge: float = 1e-3
 ) -> Int[Tensor, " units"]:
-    """Units in the order in which removing them costs least once the weights of the rest are fitted again.
-
-    Optimal brain surgeon on the next layer's input: with P the inverse of the covariance plus a ridge, removing unit j costs
-    the squared norm of W_j over P_jj; P and W are then brought up to date.
+    """Units in the order in which removing them costs least once the weights of the rest are fitted again: of one reader,
+    what :func:`eliminate` says of several.
 
     Args:
         weights: Outgoing weights.
         covariance: Covariance of the units.
         ridge: Added to the diagonal, as a share of the mean variance.
     """
-    covariance = covariance.double()
-    count = len(covariance)
-    trace = float(covariance.diagonal().mean())
-    regular = covariance + torch.eye(count, dtype=torch.float64) * (ridge * trace if trace > 0 else 1.0)
-    inverse = torch.linalg.inv(regular)
-    weights = weights.double().cpu()
-    if len(weights) > count:  # only inner products of columns matter: as many rows as units have them too
-        values, vectors = torch.linalg.eigh(weights.T @ weights)
-        weights = values.clamp(min=0).sqrt()[:, None] * vectors.T
-    weights, left, order = weights.clone(), torch.ones(count, dtype=torch.bool), []
-    for _ in range(count):
-        cost = weights.square().sum(0) / inverse.diagonal()
+    return eliminate([(weights, covariance)], ridge=ridge)[0]
+
+
+def eliminate(
+    readers: Sequence[tuple[Tensor, Tensor]], order: Int[Tensor, " units"] | None = None, ridge: float = 1e-3
+) -> tuple[Int[Tensor, " units"], Float[Tensor, " units"]]:
+    r"""What removing units one by one costs those that read them, once their weights for the rest are fitted again.
+
+    Optimal brain surgeon on the next layer's input: with P the inverse of the covariance S plus a ridge, removing unit j costs
+    the squared norm of W_j over P_jj; P and W are then brought up to date. Each reader counts the share of its input's
+    variance, tr(W S Wᵀ), that it loses.
+
+    Args:
+        readers: Outgoing weights [outputs, units] and covariance [units, units], by reader.
+        order: The order of removal; by default that which costs least at each step.
+        ridge: Added to the diagonal of the covariance, as a share of the mean variance.
+
+    Returns:
+        The order, and what each step costs: the sum over readers of a share of variance.
+
+    >>> readers = [(torch.tensor([[3.0, 1.0]]), torch.eye(2))]
+    >>> order, costs = eliminate(readers, ridge=0.0)
+    >>> order.tolist(), [round(cost, 6) for cost in costs.tolist()]
+    ([1, 0], [0.1, 0.9])
+    """
+    states, count = [], len(readers[0][1])
+    for weights, covariance in readers:
+        covariance, weights = covariance.double().cpu(), weights.double().cpu()
+        trace = float(covariance.diagonal().mean())
+        regular = covariance + torch.eye(count, dtype=torch.float64) * (ridge * trace if trace > 0 else 1.0)
+        products = weights.T @ weights
+        if len(weights) > count:  # only inner products of columns matter: as many rows as units have them too
+            values, vectors = torch.linalg.eigh(products)
+            weights = values.clamp(min=0).sqrt()[:, None] * vectors.T
+        total = float((products * covariance).sum())
+        states.append((weights.clone(), torch.linalg.inv(regular), total if total > 0 else 1.0))
+    left, found, costs = torch.ones(count, dtype=torch.bool), [], []
+    for step in range(count):
+        cost = torch.stack([weights.square().sum(0) / inverse.diagonal() / total for weights, inverse, total in states]).sum(0)
         cost[~left] = torch.inf
-        unit = int(cost.argmin())
-        order.append(unit)
+        unit = int(cost.argmin() if order is None else order[step])
+        found.append(unit)
+        costs.append(float(cost[unit]))
         left[unit] = False
-        row, pivot = inverse[unit].clone(), float(inverse[unit, unit])
-        weights -= torch.outer(weights[:, unit].clone(), row) / pivot
-        inverse -= torch.outer(row, row) / pivot
-        inverse[unit, unit] = 1.0  # it is out; its row and column are zero
-    return torch.tensor(order, dtype=torch.int64)
+        for weights, inverse, _ in states:
+            row, pivot = inverse[unit].clone(), float(inverse[unit, unit])
+            weights -= torch.outer(weights[:, unit].clone(), row) / pivot
+            inverse -= torch.outer(row, row) / pivot
+            inverse[unit, unit] = 1.0  # it is out; its row and column are zero
+    return torch.tensor(found, dtype=torch.int64), torch.tensor(costs, dtype=torch.float64)
 
 
 def sequence(
