@@ -59,6 +59,12 @@ def test_dormant_is_small_beside_the_layer():
     assert dormant_share(layer_of(torch.tensor([[3.0, 1.0], [-3.0, -1.0]]))) == 0  # means 0, yet neither sleeps
 
 
+def test_selectivity_is_that_of_units_that_live():
+    """One unit fires for its class alone, one alike for both, one never."""
+    layer = layer_of(torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), [0, 0, 1])
+    assert mean_class_selectivity(layer) == 0.5
+
+
 def test_outputs_of_one_batch():
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 3.0]])
     seen = outputs(nn.Identity(), [(logits, torch.tensor([0, 1]))])

@@ -1,4 +1,4 @@
-"""The benchmark of recording runs, compares the same job, and writes what its page is made of."""
+"""Every benchmark runs and compares the same job, and documents show the numbers that are committed."""
 
 import importlib.util
 import json

@@ -15,6 +15,7 @@ from cofire.recording import described, record
 from cofire.stats import load
 from cofire.trajectories import Trajectory, trajectory
 from cofire.weights import digest, load_weights
+from cofire.wrappers import device_of
 
 __all__ = ["checkpoint_list", "follow", "followed"]
 
@@ -118,7 +119,7 @@ def follow(
     _compare_training(next(iter(files.values())).parent, batches)
     folder, net = Path(folder), copy.deepcopy(model)
     for at, (name, file) in enumerate(files.items(), 1):
-        load_weights(net, file, ignore=_AUXILIARY)
+        net = _loaded(net, file)
         mine = _record(net, batches, folder / f"{name}.stats", {})
         if (test is not None and _record(net, test, folder / "test" / f"{name}.stats", _ACCURACY)) or mine:
             (say or _nothing)(f"recorded {name}, {at} of {len(files)}")
@@ -136,6 +137,15 @@ def followed(files: dict[str, Path], test: bool | None = None) -> Trajectory:
     if test is None:
         test = all(file.exists() for file in beside)
     return trajectory(map(load, files.values()), map(load, beside) if test else None, list(files))
+
+
+def _loaded(net: nn.Module, file: Path) -> nn.Module:
+    """The model with a checkpoint's weights."""
+    if hasattr(net, "from_pretrained") and file.name == "model.safetensors" and (file.parent / "config.json").is_file():
+        # Transformers may write other names of tensors than the model has, and only itself can read them.
+        return type(net).from_pretrained(file.parent, use_safetensors=True).to(device_of(net))  # type: ignore[operator]
+    load_weights(net, file, ignore=_AUXILIARY)
+    return net
 
 
 def _record(net: nn.Module, batches: Iterable, target: Path, choices: dict) -> bool:

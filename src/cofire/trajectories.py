@@ -1,7 +1,6 @@
 """Measures over the checkpoints of a training, and what relates to accuracy beyond that both drift."""
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,12 @@ from torch import nn
 
 from cofire import baselines
 from cofire.correlations import constant, correlation, partial_correlation, rank_correlation, ranks
-from cofire.errors import CofireWarning, InputError
-from cofire.firing import live_units
+from cofire.errors import InputError
 from cofire.graphs import coactivation, sensible_top, unique_units
 from cofire.information import activation_entropy
 from cofire.layer import LayerStats
 from cofire.margins import Outputs
-from cofire.measures import MEASURES, unit_values
+from cofire.measures import MEASURES, summary
 from cofire.modularities import modularity, modularity_bisection, modularity_chen, modularity_shen
 from cofire.partitions import communities
 from cofire.stats import FiringStats
@@ -35,6 +33,7 @@ ALL = "all layers"
 """The place of what is of the whole model."""
 KNOWN = {*TRIVIAL, *(row.name for row in baselines.BASELINES)} - {row.name for row in MEASURES}
 """The series that are baselines, not measures."""
+_SUMMARISED = ("activation_entropy_total", *(row.name for row in MEASURES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,36 +232,23 @@ def values_of(stats: FiringStats, model: nn.Module | None = None, seen: Outputs 
     """
     frame = baselines.table(stats, model, seen).dropna(subset=["value"])
     found = dict(zip(zip(frame.layer, frame.baseline, strict=True), frame.value, strict=True))
-    live = total = 0
-    entropy = 0.0
-    for name, layer in stats.items():
-        here = _of_layer(layer)
-        found |= {(name, measure): value for measure, value in here.items()}
-        live += int(live_units(layer).sum())
-        total += layer.units
-        entropy += here.get("activation_entropy_total", math.nan)
-    return found | {(ALL, "active_share"): live / max(total, 1), (ALL, "activation_entropy_total"): entropy}
+    rows = summary(stats).to_dict("records")
+    for row in rows:
+        name = row["layer"]
+        here = {"active_share": row["live"] / row["units"], **{key: row[key] for key in _SUMMARISED if key in row}}
+        found |= {(name, measure): value for measure, value in (here | _of_graph(stats[name])).items()}
+    live, units = (sum(row[key] for row in rows) for key in ("live", "units"))
+    entropy = sum(row.get("activation_entropy_total", math.nan) for row in rows)
+    return found | {(ALL, "active_share"): live / max(units, 1), (ALL, "activation_entropy_total"): entropy}
 
 
-def _of_layer(layer: LayerStats) -> dict[str, float]:
-    live = live_units(layer)
-    found: dict[str, float] = {"active_share": float(live.double().mean())}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CofireWarning)
-        for row in MEASURES:
-            values = unit_values(layer, row.name) if row.axes != "classes units" else None
-            if values is None:
-                continue
-            kept = values[live] if row.per_unit else values[~values.isnan()]
-            found[row.name] = float(kept.mean()) if len(kept) else math.nan
-            if row.name == "activation_entropy":
-                found["activation_entropy_total"] = float(values.sum())
-        if layer.cofire is not None:
-            graph = coactivation(layer, sensible_top(layer))
-            found["modularity"], found["modularity_shen"] = modularity(graph), modularity_shen(graph)
-            found["modularity_chen"] = modularity_chen(graph)
-            found["unique_units"] = float(unique_units(graph).diagonal().double().mean())
-    return found
+def _of_graph(layer: LayerStats) -> dict[str, float]:
+    if layer.cofire is None:
+        return {}
+    graph = coactivation(layer, sensible_top(layer))
+    forms = {"modularity": modularity, "modularity_shen": modularity_shen, "modularity_chen": modularity_chen}
+    unique = float(unique_units(graph).diagonal().double().mean())
+    return {**{name: form(graph) for name, form in forms.items()}, "unique_units": unique}
 
 
 def related(series: np.ndarray, target: np.ndarray) -> dict[str, Any]:
