@@ -42,7 +42,13 @@ _DEEP = ("resnet50-cifar10", "inception-v3-cifar100", "resnet50-plantvillage")
 
 RECIPES = {
     "000-entropy": Recipe("Entropy over a training (papers 000 and 001)", "entropies", "run", (*_DENSE, *_DEEP), adds=True),
-    "000-boost": Recipe("The auxiliary net (paper 000)", "boosting", "run", ("mnist", "fashion-mnist", "cifar10")),
+    "000-boost": Recipe(
+        "The auxiliary net (paper 000)",
+        "boosting",
+        "run",
+        ("mnist", "fashion-mnist", "cifar10", "vgg16-cifar10", *_DEEP),
+        adds=True,
+    ),
     "001": Recipe("Modularity and unique units over a training (paper 001)", "evolving", "run", _DENSE, adds=True),
     "002": Recipe("How many fully connected layers (paper 002)", "depth", "run", ("mnist", "cifar10", "cifar10-conv")),
     "memorise": Recipe(

@@ -16,7 +16,7 @@ from cofire.correlations import correlation, rank_correlation
 from cofire.files import atomic
 from cofire.images import Images, spread
 from cofire.information import activation_entropy
-from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, judged, load_checkpoint, made, origin, related
+from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, judged, load_checkpoint, made, origin_of, related
 from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
 from cofire.recording import record
 from cofire.stats import FiringStats
@@ -72,7 +72,7 @@ def run(settings: Settings) -> Found:
 def _row(followed: Followed, settings: Settings) -> dict:
     path = followed.path
     return {
-        "net": followed.name, "seed": followed.seed, "made": origin(followed, settings),
+        "net": followed.name, "seed": followed.seed, "made": origin_of(followed, settings),
         "entropy": related(path, *_TOTAL), "entropy_test": related(path, *_TOTAL, "test_accuracy"),
         "index": related(path, "all layers", "checkpoint_index"), "active": related(path, "all layers", "active_share"),
         "series": _short(path.values[_TOTAL], 3), "accuracy": _short(path.accuracy),

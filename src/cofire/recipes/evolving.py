@@ -1,6 +1,6 @@
 """Paper 001 again: modularity and unique units over a training, and how they go with accuracy."""
 
-from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, judged, made, origin, related
+from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, judged, made, origin_of, related
 from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
 
 __all__ = ["run"]
@@ -52,7 +52,7 @@ def _row(followed: Followed, settings: Settings) -> dict:
         for layer in followed.train[0]
         for measure in (*_CLAIMED, "unique_units")
     ]  # fmt: skip
-    return {"net": followed.name, "seed": followed.seed, "made": origin(followed, settings), "layers": layers}
+    return {"net": followed.name, "seed": followed.seed, "made": origin_of(followed, settings), "layers": layers}
 
 
 def _findings(rows: list[dict], left: str) -> list[Finding]:

@@ -19,7 +19,20 @@ from cofire.trajectories import Trajectory, trajectory
 from cofire.version import __version__
 from cofire.weights import load_weights
 
-__all__ = ["NETS", "Followed", "Net", "all_rows", "by_net", "follow", "judged", "load_checkpoint", "made", "origin", "related"]
+__all__ = [
+    "NETS",
+    "Followed",
+    "Net",
+    "all_rows",
+    "by_net",
+    "follow",
+    "judged",
+    "load_checkpoint",
+    "made",
+    "origin",
+    "origin_of",
+    "related",
+]
 
 
 @dataclass(frozen=True)
@@ -153,11 +166,11 @@ def related(path: Trajectory, layer: str, measure: str, against: str = "accuracy
     return {key: float(row[key]) for key in ("pearson", "spearman", "partial_spearman", "differences")}
 
 
-def all_rows(settings: Settings, new: list[dict]) -> list[dict]:
-    """The rows of this run, and those of an earlier one for nets that this one did not train, in the order of the nets."""
+def all_rows(settings: Settings, new: list[dict], names: Sequence[str] = tuple(NETS)) -> list[dict]:
+    """The rows of this run, and those of an earlier one for nets that this one did not train, in the order of the names."""
     trained = {row["net"] for row in new}
     rows = [*(row for row in settings.earlier() if row["net"] not in trained), *new]
-    return sorted(rows, key=lambda row: (list(NETS).index(row["net"]), row["seed"]))
+    return sorted(rows, key=lambda row: (names.index(row["net"]), row["seed"]))
 
 
 def by_net(rows: Sequence[dict]) -> dict[str, list[dict]]:
@@ -165,16 +178,23 @@ def by_net(rows: Sequence[dict]) -> dict[str, list[dict]]:
     return {name: [row for row in rows if row["net"] == name] for name in dict.fromkeys(row["net"] for row in rows)}
 
 
-def origin(followed: Followed, settings: Settings) -> dict:
+def origin(settings: Settings, train: Images, test: Images, model: nn.Module) -> dict:
     """How a row came to be: what a reader needs to make it again."""
-    train, test = (followed.images[part] for part in ("train", "test"))
-    counts = followed.train[0].class_counts
     return {
         "command": settings.command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "torch": torch.__version__,
         "cofire": __version__, "machine": f"{platform.machine()} {platform.system()}",
-        "device": str(next(followed.model.parameters()).device), "pictures": len(train), "tests": len(test),
-        "shape": "x".join(map(str, train.shape)), "checkpoints": len(followed.files),
-        "most_frequent": int(counts.max()) / int(counts.sum()), "best": float(followed.path.accuracy.max()),
+        "device": str(next(model.parameters()).device), "pictures": len(train), "tests": len(test),
+        "shape": "x".join(map(str, train.shape)),
+    }  # fmt: skip
+
+
+def origin_of(followed: Followed, settings: Settings) -> dict:
+    """How the row of a training that was followed came to be, and how far the training went."""
+    counts = followed.train[0].class_counts
+    return {
+        **origin(settings, followed.images["train"], followed.images["test"], followed.model),
+        "checkpoints": len(followed.files), "most_frequent": int(counts.max()) / int(counts.sum()),
+        "best": float(followed.path.accuracy.max()),
     }  # fmt: skip
 
 
