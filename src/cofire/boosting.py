@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
-from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_heads, probes, trained_on
+from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.errors import CofireWarning, InputError
 from cofire.gains import class_rows, is_gain, reliability_rows, rows_of, words_of
 from cofire.hidden import blocks_of, rows
@@ -211,8 +211,12 @@ class _Fitting:
         kept, share = keep(reader, batches, parts, self.corrector.samples, self.seed, self.progress)
         if share < 1:
             self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
-        paper, methods = paper_heads(kept, self.stats, names, scaled, self.seed)
+        paper = paper_head(kept, self.stats, names, scaled, self.seed)
+        methods: dict[str, Method] = {"paper": lambda reading: [paper(reading.logits, reading.units, reading.firing)]}
         if copied is not None:
+            mixed = paper_head(kept, self.stats, names, scaled, self.seed, mixed=True)
+            methods["paper: predictions only"] = predictions_only(kept, self.stats.classes, self.seed)
+            methods["paper: permuted units"] = lambda reading: [mixed(reading.logits, reading.units, reading.firing)]
             noise = self.corrector(self.random)
             methods |= probes(kept, self.blocks)
             methods["random labels"] = lambda reading: _added(row(reading), noise)

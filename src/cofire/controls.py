@@ -18,7 +18,7 @@ from cofire.stats import FiringStats
 from cofire.watching import tensors_in
 from cofire.wrappers import called, evaluating
 
-__all__ = ["AS_THEY_ARE", "Method", "inputs_of", "keep", "paper_heads", "probes", "trained_on"]
+__all__ = ["AS_THEY_ARE", "Method", "inputs_of", "keep", "paper_head", "predictions_only", "probes", "trained_on"]
 
 AS_THEY_ARE = ("paper", "paper: predictions only", "paper: permuted units", "one more epoch")
 """Controls that give scores of their own; the others are added to the model's by held-out samples."""
@@ -98,35 +98,34 @@ def _centred(scores: Tensor) -> Tensor:
     return scores.float().log_softmax(1).clamp(min=-30)
 
 
-def paper_heads(
-    kept: dict[str, Tensor], stats: FiringStats, names: list[str], scaled: bool, seed: int
-) -> tuple[PaperHead, dict[str, Method]]:
-    """The paper's head, and the same net without the firing pattern and with the units of P in another order.
+def paper_head(
+    kept: dict[str, Tensor], stats: FiringStats, names: list[str], scaled: bool, seed: int, mixed: bool = False
+) -> PaperHead:
+    """The paper's head, trained.
 
     Args:
         kept: "scores", "labels" and for every name ``units of NAME``.
         stats: Statistics that hold P.
         names: The layers whose firing it reads.
         scaled: Whether the second opinion sums to one.
-        seed: Of the nets.
+        seed: Of the net.
+        mixed: Put the units of P in another order: a control.
     """
     thresholds = {name: stats[name].threshold for name in names}
     probability = {name: firing_probability(stats[name]).nan_to_num(0.0) for name in names}
-    lots = torch.Generator().manual_seed(seed)
-    mixed = {name: value[:, torch.randperm(value.shape[1], generator=lots)] for name, value in probability.items()}
+    if mixed:
+        lots = torch.Generator().manual_seed(seed)
+        probability = {name: value[:, torch.randperm(value.shape[1], generator=lots)] for name, value in probability.items()}
+    head = PaperHead(probability, thresholds, Auxiliary(stats.classes), scaled).to(kept["scores"].device)
     units = {name: kept[f"units of {name}"] for name in names}
-    heads = []
-    for held in (probability, mixed):
-        head = PaperHead(held, thresholds, Auxiliary(stats.classes), scaled)
-        head = head.to(kept["scores"].device)
-        head.net = train_auxiliary(head.inputs(kept["scores"], units), kept["labels"], stats.classes, seed=seed)
-        heads.append(head)
-    alone = train_auxiliary(kept["scores"].float().softmax(1), kept["labels"], stats.classes, seed=seed)
-    return heads[0], {
-        "paper": lambda reading: [heads[0](reading.logits, reading.units, reading.firing)],
-        "paper: predictions only": lambda reading: [alone(reading.logits.float().softmax(1))],
-        "paper: permuted units": lambda reading: [heads[1](reading.logits, reading.units, reading.firing)],
-    }
+    head.net = train_auxiliary(head.inputs(kept["scores"], units), kept["labels"], stats.classes, seed=seed)
+    return head
+
+
+def predictions_only(kept: dict[str, Tensor], classes: int, seed: int) -> Method:
+    """The paper's auxiliary net without any firing; arguments as for :func:`paper_head`."""
+    alone = train_auxiliary(kept["scores"].float().softmax(1), kept["labels"], classes, seed=seed)
+    return lambda reading: [alone(reading.logits.float().softmax(1))]
 
 
 def trained_on(copied: nn.Module, batches: Iterable, classes: int, device: Any, form: str, rate: float, seed: int) -> Method:
