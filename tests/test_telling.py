@@ -146,7 +146,10 @@ def test_granulated_taus_are_means_over_tasks_without_random_labels_alone(chance
 
 # ---------------------------------------------------------------- verdicts follow from the rows
 
-EXCESS = "The excess of mutual information and its sum over units tell nets with true labels from those with partly random ones"
+EXCESS = "The excess of mutual information and its sum over units tell nets with true labels from those with random ones"
+RIVALS = "So do the Davies-Bouldin index, the participation ratio (an effective rank) and the ratio of scatters (like NC1)"
+TWINS, ALIKE = "where nothing but the labels differs", "among nets with other settings on the same pictures"
+WHOLE = "with one threshold for all data"
 
 
 def test_claims_hold_where_the_rows_say_so():
@@ -160,23 +163,28 @@ def test_claims_hold_where_the_rows_say_so():
         return lots(name, str(net))
 
     said = verdicts(nets(value, lambda net: 0.01 * net["width"]))
-    assert said[f"{EXCESS}, on the same pictures."] == "holds"
-    assert (
-        said["The excess of mutual information and its sum over units tell them apart with one threshold for all data."]
-        == "holds"
-    )
-    rivals = "So do the Davies-Bouldin index, the participation ratio (an effective rank) and the ratio of scatters (like NC1)"
-    assert said[f"{rivals}, on the same pictures."] == "holds"
-    assert said[f"{rivals}, with one threshold for all data."] == "does not hold"
+    assert said[f"{EXCESS}, {ALIKE}."] == "holds"
+    assert said[f"{EXCESS}, {WHOLE}."] == "holds"
+    assert said[f"{RIVALS}, {ALIKE}."] == "holds"
+    assert said[f"{RIVALS}, {WHOLE}."] == "does not hold"
     assert said["The excess and its sum rank nets of one task by their test accuracy."] == "holds"
     assert said["Softmax entropy reverses: what means true labels between tasks means worse within one."] == "holds"
     assert said["(Does any number tell without a net to compare with?)"] == "yes"
 
 
+def test_a_number_that_follows_the_settings_tells_twins_only():
+    def value(name, net):
+        return (net["noise"] == 0) + 100 * net["width"] + 10 * net["dropout"] + 30 * net["rate"]
+
+    said = verdicts(nets(value))
+    assert [said[f"{EXCESS}, {words}."] for words in (TWINS, ALIKE, WHOLE)] == ["holds", "does not hold", "does not hold"]
+    assert said["(Does any number tell without a net to compare with?)"] == "no"
+
+
 def test_claims_do_not_hold_on_chance(chance):
     rows, told = chance
     said = {finding.claim: finding.verdict for finding in findings(told, rows)}
-    assert said[f"{EXCESS}, on the same pictures."] == "does not hold"
+    assert said[f"{EXCESS}, {ALIKE}."] == "does not hold"
     assert said["(Does any number tell without a net to compare with?)"] == "no"
     entropy = "Activation entropy is no score of quality, neither its mean over live units nor its sum."
     assert said[entropy] == "holds"
@@ -188,7 +196,7 @@ def test_a_claim_that_holds_in_one_family_depends():
     def value(name, net):
         return float(net["noise"] == 0) if net["family"] == "conv" else lots(name, str(net))
 
-    assert verdicts(nets(value))[f"{EXCESS}, on the same pictures."] == "depends"
+    assert verdicts(nets(value))[f"{EXCESS}, {ALIKE}."] == "depends"
 
 
 def test_the_gap_in_training_accuracy_is_said():
