@@ -346,7 +346,8 @@ def _table(title: str, found: Mapping[str, Told]) -> Table:
     lines = [
         [f"{name} (control)" if name in _CONTROLS else name, "higher" if told.sign > 0 else "lower",
          *(cell(told, told.whole[stop]) for stop in STOPS), *(cell(told, told.alike[stop]) for stop in STOPS),
-         f"{told.least(told.twins):.2f}", cell(told, told.little), f"{told.tau:+.2f}", _tau(told)]
+         f"{told.least(told.twins):.2f}" if told.least(told.twins) else "-", cell(told, told.little), f"{told.tau:+.2f}",
+         _tau(told)]
         for name, told in sorted(found.items(), key=lambda item: -item[1].least(item[1].alike))
     ]  # fmt: skip
     columns = ["number", "with true labels", *(f"all data, {stop}" for stop in STOPS),
