@@ -16,8 +16,8 @@ from cofire.errors import InputError
 from cofire.files import atomic
 from cofire.firing import live_units
 from cofire.images import Images
+from cofire.information import mutual_information_excess
 from cofire.margins import Outputs, mean_accuracy, mean_loss, outputs
-from cofire.measures import unit_values
 from cofire.nets import seeded
 from cofire.recipes.running import Found, Settings
 from cofire.recipes.telling import FAMILIES, STOPS, compared, findings, tables
@@ -175,10 +175,7 @@ def _measured(net: nn.Module, batches: Batches, test: Batches, seen: Outputs, ep
 
 def _excess(stats: FiringStats) -> float:
     """Sum over the live units of all layers of what their firing tells about the class beyond chance, in bits."""
-    values = [unit_values(layer, "mutual_information_excess") for layer in stats.values()]
-    return sum(
-        float(value[live_units(layer)].sum()) for value, layer in zip(values, stats.values(), strict=True) if value is not None
-    )
+    return sum(float(mutual_information_excess(layer)[live_units(layer)].sum()) for layer in stats.values())
 
 
 @torch.no_grad()

@@ -27,6 +27,17 @@ _EXCESS = ("mutual_information_excess", "mutual_information_excess_total")
 _RIVALS = ("davies_bouldin", "participation_ratio", "scatter_ratio")
 _ENTROPIES = ("activation_entropy", "activation_entropy_total")
 
+_NOTE = (
+    "AUROC of nets with true labels against those with any share of random ones. All data: one threshold. Same pictures: "
+    "within each data set and family, averaged. Twins: among nets that differ in their labels only, the stop with the "
+    "smallest. 0 against 20 % random labels: on the same pictures, at a loss of 0.1. In brackets 95 % "
+    "intervals from drawing nets anew: they say nothing of other data, and one of no width, around 1.00, is too narrow. "
+    "Kendall's tau with test accuracy is over all nets at a loss of 0.1. The granulated one is between nets that differ in "
+    "width, dropout or rate only, averaged over seeds first, without those whose labels are all random; families are never "
+    "compared there, since that would reward what follows the architecture. Numbers of layers are averaged over them. The "
+    "direction is the one that fits these nets better over all stops."
+)
+
 Area = tuple[float, float, float]
 """An AUROC, and the ends of its interval."""
 
@@ -276,9 +287,9 @@ def _learned(told: Mapping[str, Told], rows: Sequence[dict]) -> Finding:
         )
     why = f"Test accuracy with true labels at {_MIDDLE}, and the AUROC there: {'; '.join(parts)}. Where nets with true labels "
     why += "are wrong on most test pictures, they memorise as well, and there is less to tell."
-    areas = [told[_EXCESS[0]].turned(area)[0] for area in told[_EXCESS[0]].tasks.values()]
+    each = [told[_EXCESS[0]].turned(area)[0] for area in told[_EXCESS[0]].tasks.values()]
     return Finding(
-        "(Do nets with true labels learn?)", f"AUROC of the excess by data set {min(areas):.2f} to {max(areas):.2f}", why
+        "(Do nets with true labels learn?)", f"AUROC of the excess by data set {min(each):.2f} to {max(each):.2f}", why
     )
 
 
@@ -316,7 +327,7 @@ def tables(scopes: Scopes, rows: Sequence[dict], nets: int) -> list[Table]:
         rows: Nets at their stops.
         nets: How many were trained.
     """
-    each = [_table(title, told) for title, told in scopes.items()]
+    each = [_table(title, told, "" if at else _NOTE) for at, (title, told) in enumerate(scopes.items())]
     return [_stopped(rows, nets), *each, *([_by_data(scopes[_BOTH])] if _BOTH in scopes else [])]
 
 
@@ -338,7 +349,7 @@ def _stopped(rows: Sequence[dict], nets: int) -> Table:
     return Table("Where nets were stopped", columns, lines, note + "the smallest and the largest.")
 
 
-def _table(title: str, found: Mapping[str, Told]) -> Table:
+def _table(title: str, found: Mapping[str, Told], note: str) -> Table:
     def cell(told: Told, area: Area) -> str:
         value, low, high = told.turned(area)
         return "-" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -352,16 +363,6 @@ def _table(title: str, found: Mapping[str, Told]) -> Table:
     ]  # fmt: skip
     columns = ["number", "with true labels", *(f"all data, {stop}" for stop in STOPS),
                *(f"same pictures, {stop}" for stop in STOPS), "twins", "0 against 20 %", "Kendall", "granulated"]  # fmt: skip
-    note = (
-        "AUROC of nets with true labels against those with any share of random ones. All data: one threshold. Same pictures: "
-        "within each data set and family, averaged. Twins: among nets that differ in their labels only, the stop with the "
-        "smallest. 0 against 20 % random labels: on the same pictures, at a loss of 0.1. In brackets 95 % "
-        "intervals from drawing nets anew: they say nothing of other data, and one of no width, around 1.00, is too narrow. "
-        "Kendall's tau with test accuracy is over all nets at a loss of 0.1. The granulated one is between nets that differ in "
-        "width, dropout or rate only, averaged over seeds first, without those whose labels are all random; families are never "
-        "compared there, since that would reward what follows the architecture. Numbers of layers are averaged over them. The "
-        "direction is the one that fits these nets better over all stops."
-    )
     return Table(f"Every number: {title}", columns, lines, note)
 
 
