@@ -5,6 +5,9 @@ not say which of the two happened; the excess of mutual information over what sh
 activation entropy, whose fall the papers read as a sign of learning, is the higher one for real labels here. Three seeds each,
 so that the difference has a spread to be compared with.
 
+Nothing but the labels differs here. Between nets of other widths, dropouts and learning rates the excess does not tell so well,
+and there is no threshold for all data: see what `cofire reproduce memorise` found, on the page of the papers' experiments.
+
 Writes: `learned_or_memorised.csv`.
 """
 

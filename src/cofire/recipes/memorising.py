@@ -16,8 +16,8 @@ from cofire.errors import InputError
 from cofire.files import atomic
 from cofire.firing import live_units
 from cofire.images import Images
+from cofire.information import mutual_information_excess
 from cofire.margins import Outputs, mean_accuracy, mean_loss, outputs
-from cofire.measures import unit_values
 from cofire.nets import seeded
 from cofire.recipes.running import Found, Settings
 from cofire.recipes.telling import FAMILIES, STOPS, compared, findings, tables
@@ -49,23 +49,16 @@ def run(settings: Settings) -> Found:
         test = data.load(name, "test", root=settings.root, limit=settings.test_limit, channels=grey)
         folder = settings.folder / f"{name}-{len(train)}-{len(test)}-{epochs}"
         x, tested = _standardised(train, test)
-        for seed, family, noise, width, dropout, rate in grid:
-            setting = {
-                "data": name,
-                "family": family,
-                "noise": noise,
-                "width": width,
-                "dropout": dropout,
-                "rate": rate,
-                "seed": seed,
-            }
-            file = folder / f"{family}-{noise}-{width}-{dropout}-{rate}-{seed}.json"
+        for seed, *chosen in grid:
+            setting: dict = dict(zip(_KEYS, (name, *chosen, seed), strict=True))
+            file = folder / f"{'-'.join(map(str, (*chosen, seed)))}.json"
             if not file.exists():
-                _keep(file, _trained(x, _labels(train, noise, seed), len(train.classes), tested, setting, epochs))
+                y = _labels(train, setting["noise"], seed)
+                _keep(file, _trained(x, y, len(train.classes), tested, setting, epochs))
             mine = json.loads(file.read_text("utf8"))
             rows += [{**setting, **row} for row in mine]
-            settings.say(f"{name}, {family}, {noise:.0%} random, width {width}, dropout {dropout}, rate {rate}, seed {seed}: "
-                         f"{len(mine)} of {len(STOPS)} stops")  # fmt: skip
+            words = ", ".join(f"{key} {value}" for key, value in setting.items())
+            settings.say(f"{words}: {len(mine)} of {len(STOPS)} stops")
     if not rows:
         raise InputError(
             f"no net reached the first of the stops, {STOPS[0]}", f"{epochs} epochs were too few", "Give --epochs more."
@@ -75,10 +68,8 @@ def run(settings: Settings) -> Found:
     scale = f"{count} nets that reached a stop, each trained on {samples:,} grey, standardised pictures for up to {epochs} "
     scale += f"epochs of Adam: labels 0, 20, 40 or 100 % random; width {_or(_WIDTHS)}, dropout {_or(_DROPOUTS)}, learning rate "
     scale += f"{_or(_RATES)}. Fully connected nets have two hidden layers of that width. Convolutional ones have a 5x5 "
-    scale += (
-        "convolution of stride 2 with a sixteenth of the width as channels, a pooling, a 3x3 convolution with an eighth, and "
-    )
-    scale += "a hidden linear layer of the width, the only one with dropout."
+    scale += "convolution of stride 2 with a sixteenth of the width as channels, a pooling, a 3x3 convolution with an eighth, "
+    scale += "and a hidden linear layer of the width, the only one with dropout."
     return Found(findings(scopes, rows), tables(scopes, rows, len(grid) * len(names)), scale, _columns(rows))
 
 
@@ -184,10 +175,7 @@ def _measured(net: nn.Module, batches: Batches, test: Batches, seen: Outputs, ep
 
 def _excess(stats: FiringStats) -> float:
     """Sum over the live units of all layers of what their firing tells about the class beyond chance, in bits."""
-    values = [unit_values(layer, "mutual_information_excess") for layer in stats.values()]
-    return sum(
-        float(value[live_units(layer)].sum()) for value, layer in zip(values, stats.values(), strict=True) if value is not None
-    )
+    return sum(float(mutual_information_excess(layer)[live_units(layer)].sum()) for layer in stats.values())
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ STOPS: tuple[str, ...] = ("loss 0.5", "accuracy 0.95", "loss 0.1", "loss 0.03")
 """Where nets are compared: the first time that the training loss, in nats, is as small, or training accuracy as large."""
 
 _MIDDLE, _BOTH = "loss 0.1", "both families"
+_SETTINGS = ("width", "dropout", "rate")
 _STRONG = 0.9
 _RESAMPLES = 1000
 _KNOWN = 0.9  # share of nets that must have a number for it to be compared
@@ -25,6 +26,17 @@ _CONTROLS = ("epochs", "mean_loss", "mean_accuracy", "mean_max_softmax", "parame
 _EXCESS = ("mutual_information_excess", "mutual_information_excess_total")
 _RIVALS = ("davies_bouldin", "participation_ratio", "scatter_ratio")
 _ENTROPIES = ("activation_entropy", "activation_entropy_total")
+
+_NOTE = (
+    "AUROC of nets with true labels against those with any share of random ones. All data: one threshold. Same pictures: "
+    "within each data set and family, averaged. Twins: among nets that differ in their labels only, the stop with the "
+    "smallest. 0 against 20 % random labels: on the same pictures, at a loss of 0.1. In brackets 95 % "
+    "intervals from drawing nets anew: they say nothing of other data, and one of no width, around 1.00, is too narrow. "
+    "Kendall's tau with test accuracy is over all nets at a loss of 0.1. The granulated one is between nets that differ in "
+    "width, dropout or rate only, averaged over seeds first, without those whose labels are all random; families are never "
+    "compared there, since that would reward what follows the architecture. Numbers of layers are averaged over them. The "
+    "direction is the one that fits these nets better over all stops."
+)
 
 Area = tuple[float, float, float]
 """An AUROC, and the ends of its interval."""
@@ -37,6 +49,7 @@ class Told:
     Args:
         sign: 1 where true labels have the larger values, -1 where they have the smaller ones.
         alike: By stop, the AUROC of "larger means true labels" among nets of one family on the same pictures, averaged.
+        twins: As `alike`, among nets that differ in their labels only.
         whole: By stop, the AUROC with one threshold for all nets.
         tasks: By (family, data), the AUROC at the middle stop.
         little: As `alike` at the middle stop, true labels against 20 % random ones.
@@ -46,6 +59,7 @@ class Told:
 
     sign: int
     alike: Mapping[str, Area]
+    twins: Mapping[str, Area]
     whole: Mapping[str, Area]
     tasks: Mapping[tuple[str, str], Area]
     little: Area
@@ -133,7 +147,9 @@ def _told(rows: Sequence[dict], measure: str) -> Told | None:
     places = dict.fromkeys((row["family"], row["data"]) for row in rows)
     tasks = {place: [row for row in at[_MIDDLE] if (row["family"], row["data"]) == place] for place in places}
     return Told(
-        1 if sum(known) / len(known) >= 0.5 else -1, alike, {stop: areas(mine, measure) for stop, mine in at.items()},
+        1 if sum(known) / len(known) >= 0.5 else -1, alike,
+        {stop: areas(mine, measure, ("family", "data", *_SETTINGS)) for stop, mine in at.items()},
+        {stop: areas(mine, measure) for stop, mine in at.items()},
         {place: areas(mine, measure) for place, mine in tasks.items()},
         areas([row for row in at[_MIDDLE] if row["noise"] <= 0.2], measure, ("family", "data")),
         kendall(values, right), _granulated(middle, measure),
@@ -150,10 +166,7 @@ def _granulated(rows: Sequence[dict], measure: str) -> Area:
     rows = [row for row in rows if row["noise"] < 1]
     if not rows:
         return math.nan, math.nan, math.nan
-    grid = [
-        {key: (*(row[of] for of in ("family", "data", "noise")), row[key]) for key in ("width", "dropout", "rate")}
-        for row in rows
-    ]
+    grid = [{key: (*(row[of] for of in ("family", "data", "noise")), row[key]) for key in _SETTINGS} for row in rows]
     found = granulated_kendall([row["values"][measure] for row in rows], [row["test_accuracy"] for row in rows], grid)
     return found.mean, found.low, found.high
 
@@ -168,14 +181,15 @@ def findings(scopes: Scopes, rows: Sequence[dict]) -> list[Finding]:
     families = {title: told for title, told in scopes.items() if title != _BOTH}
     if not families:
         return []
-    excess = "The excess of mutual information and its sum over units tell"
+    excess = "The excess of mutual information and its sum over units tell nets with true labels from those with random ones"
     rivals = "So do the Davies-Bouldin index, the participation ratio (an effective rank) and the ratio of scatters (like NC1)"
-    alike, one = "on the same pictures", "with one threshold for all data"
+    among = {
+        "twins": "where nothing but the labels differs", "alike": "among nets with other settings on the same pictures",
+        "whole": "with one threshold for all data",
+    }  # fmt: skip
     return [
-        _apart(families, f"{excess} nets with true labels from those with partly random ones, {alike}.", _EXCESS, 1, "alike"),
-        _apart(families, f"{excess} them apart {one}.", _EXCESS, 1, "whole"),
-        _apart(families, f"{rivals}, {alike}.", _RIVALS, -1, "alike"),
-        _apart(families, f"{rivals}, {one}.", _RIVALS, -1, "whole"),
+        *(_apart(families, f"{excess}, {words}.", _EXCESS, 1, kind) for kind, words in among.items()),
+        *(_apart(families, f"{rivals}, {words}.", _RIVALS, -1, kind) for kind, words in among.items()),
         _ranked(families), _entropies(families), _reversed(families), _matched(rows), _learned(scopes[_BOTH], rows),
         _strong(scopes), _largest(scopes[_BOTH]),
     ]  # fmt: skip
@@ -273,9 +287,9 @@ def _learned(told: Mapping[str, Told], rows: Sequence[dict]) -> Finding:
         )
     why = f"Test accuracy with true labels at {_MIDDLE}, and the AUROC there: {'; '.join(parts)}. Where nets with true labels "
     why += "are wrong on most test pictures, they memorise as well, and there is less to tell."
-    areas = [told[_EXCESS[0]].turned(area)[0] for area in told[_EXCESS[0]].tasks.values()]
+    each = [told[_EXCESS[0]].turned(area)[0] for area in told[_EXCESS[0]].tasks.values()]
     return Finding(
-        "(Do nets with true labels learn?)", f"AUROC of the excess by data set {min(areas):.2f} to {max(areas):.2f}", why
+        "(Do nets with true labels learn?)", f"AUROC of the excess by data set {min(each):.2f} to {max(each):.2f}", why
     )
 
 
@@ -289,11 +303,13 @@ def _strong(scopes: Scopes) -> Finding:
         return f"{len(names)} ({', '.join(names)})" if names else "none"
 
     families = [title for title in scopes if title != _BOTH]
-    one = named([_BOTH], "whole")
-    why = f"Of {len(scopes[_BOTH])} numbers these have an AUROC of at least {_STRONG} at every stop: on the same pictures, in "
-    why += f"each family {named(families, 'alike')}; with one threshold for all data, in each family "
-    why += f"{named(families, 'whole')}; with one threshold for all data and both families {one}."
-    return Finding("(Does any number tell without a net to compare with?)", "no" if one == "none" else "yes", why)
+    alone = named(families, "whole")
+    why = f"Of {len(scopes[_BOTH])} numbers these have an AUROC of at least {_STRONG} at every stop. In each family, where "
+    why += (
+        f"nothing but the labels differs: {named(families, 'twins')}; on the same pictures: {named(families, 'alike')}; with "
+    )
+    why += f"one threshold for all data: {alone}. With one threshold for both families too: {named([_BOTH], 'whole')}."
+    return Finding("(Does any number tell without a net to compare with?)", "no" if alone == "none" else "yes", why)
 
 
 def _largest(told: Mapping[str, Told]) -> Finding:
@@ -311,7 +327,7 @@ def tables(scopes: Scopes, rows: Sequence[dict], nets: int) -> list[Table]:
         rows: Nets at their stops.
         nets: How many were trained.
     """
-    each = [_table(title, told) for title, told in scopes.items()]
+    each = [_table(title, told, "" if at else _NOTE) for at, (title, told) in enumerate(scopes.items())]
     return [_stopped(rows, nets), *each, *([_by_data(scopes[_BOTH])] if _BOTH in scopes else [])]
 
 
@@ -333,7 +349,7 @@ def _stopped(rows: Sequence[dict], nets: int) -> Table:
     return Table("Where nets were stopped", columns, lines, note + "the smallest and the largest.")
 
 
-def _table(title: str, found: Mapping[str, Told]) -> Table:
+def _table(title: str, found: Mapping[str, Told], note: str) -> Table:
     def cell(told: Told, area: Area) -> str:
         value, low, high = told.turned(area)
         return "-" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -341,20 +357,12 @@ def _table(title: str, found: Mapping[str, Told]) -> Table:
     lines = [
         [f"{name} (control)" if name in _CONTROLS else name, "higher" if told.sign > 0 else "lower",
          *(cell(told, told.whole[stop]) for stop in STOPS), *(cell(told, told.alike[stop]) for stop in STOPS),
-         cell(told, told.little), f"{told.tau:+.2f}", _tau(told)]
+         f"{told.least(told.twins):.2f}" if told.least(told.twins) else "-", cell(told, told.little), f"{told.tau:+.2f}",
+         _tau(told)]
         for name, told in sorted(found.items(), key=lambda item: -item[1].least(item[1].alike))
     ]  # fmt: skip
     columns = ["number", "with true labels", *(f"all data, {stop}" for stop in STOPS),
-               *(f"same pictures, {stop}" for stop in STOPS), "0 against 20 %", "Kendall", "granulated"]  # fmt: skip
-    note = (
-        "AUROC of nets with true labels against those with any share of random ones. All data: one threshold. Same pictures: "
-        "within each data set and family, averaged; so is 0 against 20 % random labels, at a loss of 0.1. In brackets 95 % "
-        "intervals from drawing nets anew: they say nothing of other data, and one of no width, around 1.00, is too narrow. "
-        "Kendall's tau with test accuracy is over all nets at a loss of 0.1. The granulated one is between nets that differ in "
-        "width, dropout or rate only, averaged over seeds first, without those whose labels are all random; families are never "
-        "compared there, since that would reward what follows the architecture. Numbers of layers are averaged over them. The "
-        "direction is the one that fits these nets better over all stops."
-    )
+               *(f"same pictures, {stop}" for stop in STOPS), "twins", "0 against 20 %", "Kendall", "granulated"]  # fmt: skip
     return Table(f"Every number: {title}", columns, lines, note)
 
 
