@@ -178,6 +178,7 @@ def test_what_is_measured_is_that_of_scikit_learn(graph, method):
     pairs = [adjusted_mutual_info_score(seeds[i], seeds[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert found.stability == pytest.approx(np.mean(pairs), abs=1e-9)
     assert list(found) == seeds[0]
+    assert found.modularities == tuple(communities(graph, method, seed=5 + step).modularity for step in range(3))
     most = [max(sum(classes[v] == c for v in group) for c in range(graph.classes)) for group in naive.by_size(list(found))]
     assert found.purity == pytest.approx(sum(most) / len(graph), abs=1e-12)
     assert 1 / graph.classes - 1e-12 <= found.purity <= 1

@@ -188,6 +188,8 @@ def test_only_the_strongest_edges_are_kept():
     kept = sorted(weight for *_, weight in annotated(graph, edges=30).edges(data="weight"))
     everything = sorted(weight for *_, weight in graph.to_networkx().edges(data="weight"))
     assert kept == everything[-30:]
+    assert annotated(graph, edges=0).number_of_edges() == 0
+    assert annotated(graph, edges=10**6).number_of_edges() == graph.edges
 
 
 def test_what_cannot_be_written_is_said(tmp_path):

@@ -1,5 +1,6 @@
 """From activations to the statistics of one layer: first the moments, then histograms over ranges that are known by then."""
 
+import math
 import warnings
 from dataclasses import asdict, dataclass
 
@@ -343,7 +344,7 @@ def check_finite(values: Tensor, layer: str, where: str) -> None:
     Raises:
         ActivationError: Names the layer, the batch and how many values.
     """
-    if bool(torch.isfinite(values.sum())):
+    if math.isfinite(float(values.sum())):
         return
     bad = ~torch.isfinite(values)
     count = int(bad.sum())

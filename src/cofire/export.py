@@ -104,7 +104,7 @@ def write_graph(
 
     path = Path(path)
     writers: dict[str, Callable[[networkx.Graph, str], None]] = {
-        ".gexf": networkx.write_gexf,
+        ".gexf": _write_gexf,
         ".graphml": lambda drawn, name: networkx.write_graphml_xml(_flat(drawn), name),
     }
     if path.suffix not in writers:
@@ -133,10 +133,7 @@ def annotated(
     if edges is not None and edges < 0:
         raise InputError("edges must not be negative", f"found {edges}")
     groups = communities(graph) if groups is None else groups
-    made, cover = graph.to_networkx(), graph.cover.tolist()
-    if edges is not None and edges < made.number_of_edges():
-        ranked = sorted(made.edges(data="weight"), key=lambda edge: -edge[2])
-        made.remove_edges_from([edge[:2] for edge in ranked[edges:]])
+    made, cover = graph.to_networkx(edges), graph.cover.tolist()
     strength = graph.adjacency.sum(1)
     place, most = (force_layout(graph.adjacency) * _SPAN / 2).tolist(), float(strength.max()) if len(graph) else 1.0
     measures = _measures(layer, graph)
@@ -152,6 +149,20 @@ def annotated(
             },
         })  # fmt: skip
     return made
+
+
+def _write_gexf(made: "networkx.Graph", path: str) -> None:
+    """networkx writes the vertices; the edges, of which there may be millions, need no tree in memory."""
+    import networkx
+
+    head, tail = "\n".join(networkx.generate_gexf(networkx.create_empty_copy(made))).split("<edges />")
+    with open(path, "w", encoding="utf8") as file:
+        file.write(f"{head}<edges>\n")
+        file.writelines(
+            f'      <edge source="{one}" target="{other}" id="{at}" weight="{weight}" />\n'
+            for at, (one, other, weight) in enumerate(made.edges(data="weight"))
+        )
+        file.write(f"    </edges>{tail}\n")
 
 
 def _measures(layer: LayerStats | None, graph: Coactivation) -> dict[str, list[float]]:

@@ -103,16 +103,23 @@ class Coactivation:
 
         return scipy.sparse.csr_array(self.adjacency.cpu().numpy())
 
-    def to_networkx(self) -> "networkx.Graph":
-        """A networkx graph whose nodes are unit indices with their class, and whose edges have a weight."""
+    def to_networkx(self, edges: int | None = None) -> "networkx.Graph":
+        """A networkx graph whose nodes are unit indices with their class, and whose edges have a weight.
+
+        Args:
+            edges: Keep only so many edges, the strongest.
+        """
         import networkx
 
         graph = networkx.Graph(layer=self.name)
-        units, adjacency = self.vertices.tolist(), self.adjacency.cpu()
-        for unit, c in zip(units, self.partition.tolist(), strict=True):
+        vertices, adjacency = self.vertices.cpu(), self.adjacency.cpu()
+        for unit, c in zip(vertices.tolist(), self.partition.tolist(), strict=True):
             graph.add_node(unit, **{"class": c})
-        for v, w in adjacency.triu(1).nonzero().tolist():
-            graph.add_edge(units[v], units[w], weight=float(adjacency[v, w]))
+        rows, columns = adjacency.triu(1).nonzero(as_tuple=True)
+        weights = adjacency[rows, columns]
+        kept = weights.argsort(descending=True, stable=True)[:edges].sort().values
+        ends = vertices[rows[kept]].tolist(), vertices[columns[kept]].tolist()
+        graph.add_weighted_edges_from(zip(*ends, weights[kept].tolist(), strict=True))
         return graph
 
 

@@ -17,7 +17,7 @@ SKETCH_BINS = 1024
 """Bins of the sketch: its range doubles by powers of two, so that two sketches always have a common grid."""
 
 _BLOCK = 1 << 21  # values in a block of rows
-_CHUNK = 1 << 17  # elements handled at once: the scratch buffers then fit a core's second-level cache
+_CHUNK = 1 << 18  # elements handled at once: more would leave the cache, fewer would go on calls
 _FLUSH = 1 << 23  # rows after which float32 counts move to int64, well before they stop being exact at 2**24
 _LOWEST_EXPONENT = -100  # 2**(10 + 100) is still a float32; smaller activations share the first bin
 
@@ -127,20 +127,27 @@ class Moments:
 
     def _update(self, values: Tensor, labels: Tensor) -> None:
         shape, work = tuple(values.shape), self.work
-        flags = work.buffer("flags", shape, torch.float32)
-        self._pending[0].index_add_(0, labels, torch.gt(values, self.threshold, out=flags))
-        self._pending[1].index_add_(0, labels, torch.eq(values, 0, out=flags))
-        wide = work.buffer("wide", shape, torch.float64).copy_(values)
-        self.sum.index_add_(0, labels, wide)
-        self.square_sum.index_add_(0, labels, wide.square_())
         groups = labels if self.by_class else torch.zeros_like(labels)
         self.lowest.index_reduce_(0, groups, values, "amin")
         self.highest.index_reduce_(0, groups, values, "amax")
+        signed = values.device.type != "cpu" or bool(self.lowest.amin() < 0)  # on a device, the look itself would cost a sync
+        flags = work.buffer("flags", shape, torch.float32)
+        fire, zeros = work.buffer("counts", self._pending.shape, torch.float32).zero_()
+        fire.index_add_(0, labels, torch.gt(values, self.threshold, out=flags))
+        if signed or self.threshold != 0:
+            zeros.index_add_(0, labels, torch.eq(values, 0, out=flags))
+        else:  # what does not fire is zero
+            torch.sub(torch.bincount(labels, minlength=len(fire))[:, None], fire, out=zeros)
+        self._pending[0] += fire
+        self._pending[1] += zeros
+        wide = work.buffer("wide", shape, torch.float64).copy_(values)
+        self.sum.index_add_(0, labels, wide)
+        self.square_sum.index_add_(0, labels, wide.square_())
         # The bit pattern of a positive float, read as an integer and shifted so that zero becomes the largest integer,
         # has its minimum at the smallest positive value; the same for negative values with another shift.
         bits, shifted = values.view(self._bits), work.buffer("bits", shape, self._bits)
         self.least_positive.index_reduce_(0, groups, torch.add(bits, self._top, out=shifted), "amin")
-        if values.device.type != "cpu" or bool(values.amin() < 0):  # on a device, the look itself would cost a sync
+        if signed:
             self.least_negative.index_reduce_(0, groups, torch.sub(bits, 1, out=shifted), "amin")
 
     def _flush(self) -> None:
@@ -220,7 +227,8 @@ def add_histogram(counts: Tensor, values: Tensor, low: Tensor, scale: Tensor, wo
     columns = torch.arange(units, dtype=torch.int32, device=counts.device)
     low = torch.where(low.isfinite(), low, 0.0)
     for chunk in _chunks(values):
-        index = bin_index(chunk, low, scale, bins, work).mul_(units).add_(columns)
+        index = bin_index(chunk, low, scale, bins, work)
+        torch.add(columns, index, alpha=units, out=index)
         place = work.buffer("place", tuple(chunk.shape), torch.int64).copy_(index).view(-1)
         counts.view(-1).scatter_add_(0, place, work.ones(len(place)))
 

@@ -36,6 +36,7 @@ class Communities:
             [communities, classes].
         stability: Mean adjusted mutual information between the partitions of all pairs of seeds: 1 where every seed gives the
             same, 0 where they agree no more than by chance; None with one seed.
+        modularities: The modularity at every seed.
     """
 
     labels: Int[Tensor, " vertices"]
@@ -45,6 +46,7 @@ class Communities:
     modularity: float
     by_class: Int[Tensor, "communities classes"]
     stability: float | None = None
+    modularities: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -157,11 +159,13 @@ def communities(
         raise InputError("seeds must be a whole number of at least 1", f"found {seeds!r}")
     found = [finders[method](seed + step) for step in range(seeds)]
     pairs = [_alike(one.tolist(), other.tolist()) for one, other in combinations(found, 2)]
-    labels, sizes = _by_size(found[0])
+    numbered = [_by_size(partition) for partition in found]
+    labels, sizes = numbered[0]
     by_class = torch.zeros(len(sizes), graph.classes, dtype=torch.int64, device=labels.device)
     by_class.index_put_((labels, graph.partition), torch.ones_like(labels), accumulate=True)
     stability = sum(pairs) / len(pairs) if pairs else None
-    return Communities(labels, sizes, method, resolution, modularity(graph, labels), by_class, stability)
+    values = tuple(modularity(graph, partition) for partition, _ in numbered)
+    return Communities(labels, sizes, method, resolution, values[0], by_class, stability, values)
 
 
 def _search(graph: Coactivation, method: str, resolution: float, seed: int) -> Tensor:

@@ -1,5 +1,6 @@
 """What a co-firing graph says in numbers: modularities beside what the sets alone give, communities, entangled classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,9 +103,8 @@ def structure(graph: Coactivation, seed: int = 0, seeds: int = 5) -> Structure:
     halves = [modularity_bisection(graph, seed + step) for step in range(seeds)]
     rows.append(_over_seeds("bisection", halves))
     found = communities(graph, "louvain", seed=seed, seeds=seeds)
-    for method in ("louvain", "leiden"):
-        again = [communities(graph, method, seed=seed + step).modularity for step in range(seeds)]
-        rows.append(_over_seeds(method, again))
+    refined = communities(graph, "leiden", seed=seed, seeds=seeds)
+    rows += [_over_seeds(groups.method, groups.modularities) for groups in (found, refined)]
     return Structure(graph, tuple(rows), found, tuple(entangled_pairs(graph)))
 
 
@@ -115,7 +115,7 @@ def _of_classes(graph: Coactivation) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _over_seeds(form: str, values: list[float]) -> Modularity:
+def _over_seeds(form: str, values: Sequence[float]) -> Modularity:
     table = torch.tensor(values, dtype=torch.float64)
     return Modularity(form, float(table.mean()), float(table.std()) if len(values) > 1 else None)
 
