@@ -115,13 +115,13 @@ def prune(
             CofireWarning,
             stacklevel=2,
         )
+    costs = plan.costs(orders) if across == "loss" else None
     if max_drop is None:
-        loss = across == "loss"
-        counts = plan.counts(orders, keep, across) if loss else [_count(keep, group) for group in plan.groups]  # type: ignore[arg-type]
+        counts = [_count(keep, group) for group in plan.groups] if costs is None else plan.counts(keep, costs)  # type: ignore[arg-type]
         return plan.smaller(orders, counts, compensate)
     base, best = accuracy_of(plan.model, batches, stats.classes), plan.model  # type: ignore[arg-type]
     for share in _SHARES:
-        made = plan.smaller(orders, plan.counts(orders, share, across), compensate)
+        made = plan.smaller(orders, plan.counts(share, costs), compensate)
         if accuracy_of(made, batches, stats.classes) < base - max_drop:  # type: ignore[arg-type]
             break
         best = made
