@@ -61,8 +61,6 @@ WAYS = {
     "global": "no compensation, global",
     "norms": "no compensation, global, batch norms taken again",
 }
-
-
 PEER_WAYS = ("bare", "global")
 """torch-pruning's own."""
 
@@ -245,6 +243,7 @@ class Bench:
 
     def tuned(self) -> list[dict]:
         """Accuracy after one more epoch of training, of nets without half of their units and of the whole net."""
+        train = self.train.subset(range(min(self.options.tune, len(self.train))))
         scores = {by: self.scores(PEERS[by]) for by in MAIN}
         makers = {
             ("whole", "", ""): partial(copy.deepcopy, self.net),
@@ -261,15 +260,7 @@ class Bench:
             made = make()
             before = accuracy_of(made, self.test, 10)
             made.requires_grad_(True).to(memory_format=torch.channels_last)
-            cofire.fit(
-                made,
-                self.train.subset(range(min(self.options.tune, len(self.train)))),
-                epochs=1,
-                lr=3e-4,
-                batch_size=128,
-                seed=self.seed,
-                progress=False,
-            )
+            cofire.fit(made, train, epochs=1, lr=3e-4, batch_size=128, seed=self.seed, progress=False)
             after = accuracy_of(made, self.test, 10)
             entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way}
             rows.append(entry | {"before": round(before, 4), "after": round(after, 4)})
@@ -331,8 +322,9 @@ def page(result: dict) -> str:
     base = {name: mean({row["seed"]: row["base"] for row in rows if row["net"] == name}.values()) for name in nets}
     lines = [
         f"Made by `{result['command']}` on {result['date']}, {result['machine']}, torch {result['torch']}, torch-pruning "
-        f"{result['torch_pruning']}, cofire {result['cofire']}. Statistics and gradients are of {result['known']:,} training "
-        f"images, accuracy is of {2 * result['test']:,} test images{' (quick)' if result['quick'] else ''}.",
+        f"{result['torch_pruning']}, cofire {result['cofire']}. Statistics and torch-pruning's gradients are of "
+        f"{result['known']:,} training images (the Hessian's of 250), covariances over positions and the gradients of `fisher` of "
+        f"500, modules are fitted along the way on {result['fit']}; accuracy is of {2 * result['test']:,} test images{' (quick)' if result['quick'] else ''}.",
         "",
         *(
             f"- {name}: {settings[name].words}, {settings[name].epochs} epochs, seeds {seeds[name]}, accuracy {base[name]:.1%}."
