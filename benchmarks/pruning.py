@@ -322,9 +322,9 @@ def page(result: dict) -> str:
     base = {name: mean({row["seed"]: row["base"] for row in rows if row["net"] == name}.values()) for name in nets}
     lines = [
         f"Made by `{result['command']}` on {result['date']}, {result['machine']}, torch {result['torch']}, torch-pruning "
-        f"{result['torch_pruning']}, cofire {result['cofire']}. Statistics and torch-pruning's gradients are of "
-        f"{result['known']:,} training images (the Hessian's of 250), covariances over positions and the gradients of `fisher` of "
-        f"500, modules are fitted along the way on {result['fit']}; accuracy is of {2 * result['test']:,} test images{' (quick)' if result['quick'] else ''}.",
+        f"{result['torch_pruning']}, cofire {result['cofire']}. Accuracy is of {2 * result['test']:,} test images. Statistics "
+        f"and torch-pruning's gradients are of {result['known']:,} training images (the Hessian's of 250), covariances over "
+        f"positions and gradients of `fisher` of 500, and modules are fitted along the way on {result['fit']}.",
         "",
         *(
             f"- {name}: {settings[name].words}, {settings[name].epochs} epochs, seeds {seeds[name]}, accuracy {base[name]:.1%}."

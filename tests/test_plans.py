@@ -58,6 +58,18 @@ def test_units_are_taken_from_where_they_are_repeated():
         assert torch.allclose(small(batch[0]), net(batch[0]), atol=0.02)
 
 
+def test_with_max_drop_units_are_taken_from_where_they_are_repeated():
+    net, (x, labels) = repeated()
+    stats = cofire.record(net, [(x, labels)], progress=False, covariance=True)
+    with torch.no_grad():
+        batch = x, net(x).argmax(1)
+    plain, across = (cofire.prune(net, batch, stats, max_drop=0.02, batches=[batch], across=how) for how in ("shares", None))
+    units = [made[0].out_features + made[2].out_features for made in (plain, across)]
+    assert units[1] < units[0] < 30
+    bare = cofire.prune(net, batch, stats, max_drop=0.02, batches=[batch], compensate=False)
+    assert bare[0].out_features == pytest.approx(4 * bare[2].out_features, abs=2)
+
+
 def test_one_unit_of_every_layer_stays():
     net, batch = repeated()
     plan = Plan(net, batch, cofire.record(net, [batch], progress=False, covariance=True))

@@ -100,7 +100,7 @@ def prune(
     layers: Layers = None,
     max_drop: Annotated[float | None, typer.Option(help="Or: remove what costs this accuracy at most; 0.01.")] = None,
     compensate: Annotated[bool, typer.Option(help="Fit the next layer's weights again.")] = True,
-    across: Annotated[str, typer.Option(help="shares: as much of each layer; loss: where least is lost.")] = "shares",
+    across: Annotated[str | None, typer.Option(help="shares: as much of each layer; loss: where least is lost.")] = None,
     seed: Seed = 0, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Make a smaller model without the units of lowest value, and say what it costs and keeps."""
