@@ -65,7 +65,7 @@ class Plan:
             by: As for :func:`cofire.prune`.
         """
         if by == "random":
-            return [torch.tensor([unit for _, unit in sequence(None, {"": group.units}, by)]) for group in self.groups]
+            return [torch.tensor([unit for _, unit in sequence(None, {"": group.units}, "random")]) for group in self.groups]
         if by == "obs":
             return [eliminate(self._readers(group))[0] for group in self.groups]
         return [self._by_scores(group, by) for group in self.groups]
