@@ -242,19 +242,17 @@ class Bench:
         return rows
 
     def tuned(self) -> list[dict]:
-        """Accuracy after one more epoch of training, of nets without half of their units and of the whole net."""
+        """Accuracy after one more epoch of training, of nets without half of their units, and of the whole net."""
         train = self.train.subset(range(min(self.options.tune, len(self.train))))
         scores = {by: self.scores(PEERS[by]) for by in MAIN}
-        makers = {
-            ("whole", "", ""): partial(copy.deepcopy, self.net),
-            **{
-                ("cofire", by, way): partial(self.pruned, self.plan.order(by), TUNED, way)
-                for by in ("obs", "random")
-                for way in ("compensated", "bare")
-                if (by, way) != ("obs", "bare")
-            },
-            **{("torch-pruning", by, "bare"): partial(self.pruned_by_peer, scores[by], TUNED, "bare") for by in scores},
-        }
+        makers = {("whole", "", ""): partial(copy.deepcopy, self.net)}
+        for by, way in (("obs", "compensated"), ("obs", "loss"), ("random", "compensated"), ("random", "bare")):
+            orders = self.plan.order(by)
+            costs = self.plan.costs(orders) if way == "loss" else None
+            makers["cofire", by, way] = partial(self.pruned, orders, TUNED, way, costs)
+        for by in MAIN:
+            for way in PEER_WAYS:
+                makers["torch-pruning", by, way] = partial(self.pruned_by_peer, scores[by], TUNED, way)
         rows = []
         for (source, by, way), make in makers.items():
             made = make()
@@ -358,7 +356,7 @@ def page(result: dict) -> str:
     if result["tuned"]:
         lines += [
             "",
-            f"**Without {TUNED:.0%} of every layer → after one epoch of {result['tune']:,} images**, test accuracy:",
+            f"**Without {TUNED:.0%} of the units → after one epoch of {result['tune']:,} images**, test accuracy:",
             "",
         ]
         lines += [f"| order | removed how | {' | '.join(nets)} |", "| --- | --- |" + " --: |" * len(nets)]
