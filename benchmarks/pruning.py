@@ -165,15 +165,18 @@ class Bench:
     def scores(self, rate: importance.Importance) -> dict[str, torch.Tensor]:
         """torch-pruning's importance of the units of every group, by the module that its group begins with.
 
-        Its gradients are those of all known samples; the Hessian's, which needs each sample's own, are of 250.
+        Its gradients are those of all known samples; the Hessian's, which needs each sample's own, are of 250. They are summed
+        here, for its own ``accumulate_grad`` (1.6) keeps the last sample's only.
         """
         self.net.requires_grad_(True).zero_grad()
         if isinstance(rate, importance.GroupHessianImportance):
-            rate.zero_grad()
+            squares = [torch.zeros_like(parameter) for parameter in self.net.parameters()]
             for image, label in zip(*self.known[0], strict=True):
-                self.net.zero_grad()
-                F.cross_entropy(self.net(image[None]), label[None]).backward()
-                rate.accumulate_grad(self.net)
+                loss = F.cross_entropy(self.net(image[None]), label[None])
+                for square, slope in zip(squares, torch.autograd.grad(loss, list(self.net.parameters())), strict=True):
+                    square += slope.square() / len(self.known[0][1])
+            for parameter, square in zip(self.net.parameters(), squares, strict=True):
+                parameter.grad = square
         elif isinstance(rate, importance.GroupTaylorImportance):
             for inputs, labels in self.known:
                 F.cross_entropy(self.net(inputs), labels).backward()
