@@ -36,7 +36,7 @@ from cofire.weights import load_weights, save_weights
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- pruned nets: begin -->", "<!-- pruned nets: end -->"
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 TUNED = 0.5
 """Share removed before the epoch of fine-tuning."""
 OURS = (
@@ -52,6 +52,8 @@ PEERS = {
 """torch-pruning's, as its documentation makes them."""
 MAIN = ("magnitude", "Taylor")
 """Those of them that are tried with cofire's compensation and with batch norms taken again, and fine-tuned."""
+PARTS = ("net", "seed", "source", "by", "way")
+"""What names a row."""
 WAYS = {
     "bare": "no compensation",
     "compensated": "compensation",
@@ -59,8 +61,6 @@ WAYS = {
     "global": "no compensation, global",
     "norms": "no compensation, global, batch norms taken again",
 }
-
-
 PEER_WAYS = ("bare", "global")
 """torch-pruning's own."""
 
@@ -80,6 +80,10 @@ NETS = {
     "ResNet-18": Setting(partial(cofire.zoo.resnet18_cifar, 10, width=16), "cifar10", 3, 3e-3, "a quarter as wide, CIFAR-10"),
     "VGG-16": Setting(partial(cofire.zoo.vgg16_cifar, 10, width=16), "cifar10", 4, 3e-3, "a quarter as wide, CIFAR-10"),
 }
+QUICK = {
+    "FCNN": Setting(partial(cofire.zoo.model, "fcnn:64-48-32-10"), "digits", 4, 3e-3, "64-48-32-10, digits"),
+    "ResNet-18": Setting(partial(cofire.zoo.resnet18_cifar, 10, channels=1, width=4), "digits", 1, 3e-3, "slim, digits"),
+}
 
 
 class Row(NamedTuple):
@@ -93,15 +97,16 @@ class Row(NamedTuple):
 
 def trained(name: str, train: Images, seed: int, options) -> nn.Module:
     """A net after its short training, from the cache where it has been trained before."""
-    setting = NETS[name]
+    setting = options.settings[name]
     net = setting.make(seed=seed)
-    epochs = 1 if options.quick else setting.epochs
-    path = options.cache / f"{name}-{len(train)}-{epochs}-{seed}.safetensors"
+    path = options.cache / f"{name}-{len(train)}-{setting.epochs}-{seed}.safetensors"
     if path.exists():
         load_weights(net, path)
     else:
         net.to(memory_format=torch.channels_last)
-        cofire.fit(net, train, epochs=epochs, lr=setting.lr, batch_size=128, schedule="cosine", seed=seed, progress=False)
+        cofire.fit(
+            net, train, epochs=setting.epochs, lr=setting.lr, batch_size=128, schedule="cosine", seed=seed, progress=False
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(net.to(memory_format=torch.contiguous_format), path)
     return net.eval()
@@ -111,7 +116,7 @@ class Bench:
     """One net with one seed, and the data that it is pruned and measured with."""
 
     def __init__(self, name: str, seed: int, options):
-        root, data = options.data_root, NETS[name].data
+        root, data = options.data_root, options.settings[name].data
         self.name, self.seed, self.options = name, seed, options
         self.train = shuffled(cofire.data.load(data, "train", root=root, limit=options.limit), seed)
         self.net = trained(name, cofire.data.load(data, "train", root=root, limit=options.limit), seed, options)
@@ -120,7 +125,7 @@ class Bench:
         self.test = list(test.subset(range(options.test, 3 * options.test)).batches(250))
         self.known = list(self.train.subset(range(min(options.known, len(self.train)))).batches(250))
         stats = cofire.record(self.net, self.known, progress=False, covariance=True)
-        self.plan = Plan(self.net, self.known[0], stats, batches=self.known, fisher=True)
+        self.plan = Plan(self.net, self.known[0], stats, batches=self.known[:2], fisher=True, samples=options.fit)
         self.groups: list[Group] = self.plan.groups
         self.units = sum(group.units for group in self.groups)
         self.head = [module for module in self.net.modules() if isinstance(module, nn.Linear)][-1]
@@ -150,25 +155,28 @@ class Bench:
     def ours(self, by, way: str):
         """Makers of nets that cofire prunes."""
         orders = self.plan.order(by)
-        across = "loss" if way == "loss" else "shares"
-        return [partial(self.pruned, orders, 1 - share, across, way != "bare") for share in SHARES]
+        costs = self.plan.costs(orders) if way == "loss" else None
+        return [partial(self.pruned, orders, share, way, costs) for share in SHARES]
 
-    def pruned(self, orders, keep: float, across: str, compensate: bool) -> nn.Module:
+    def pruned(self, orders, share: float, way: str, costs=None) -> nn.Module:
         """A net that cofire prunes."""
-        return self.plan.smaller(orders, self.plan.counts(orders, keep, across), compensate)
+        return self.plan.smaller(orders, self.plan.counts(1 - share, costs), compensate=way != "bare")
 
     def scores(self, rate: importance.Importance) -> dict[str, torch.Tensor]:
         """torch-pruning's importance of the units of every group, by the module that its group begins with.
 
-        Its gradients are those of all known samples; the Hessian's, which needs each sample's own, are of 250.
+        Its gradients are those of all known samples; the Hessian's, which needs each sample's own, are of 250. They are summed
+        here, for its own ``accumulate_grad`` (1.6) keeps the last sample's only.
         """
         self.net.requires_grad_(True).zero_grad()
         if isinstance(rate, importance.GroupHessianImportance):
-            rate.zero_grad()
+            squares = [torch.zeros_like(parameter) for parameter in self.net.parameters()]
             for image, label in zip(*self.known[0], strict=True):
-                self.net.zero_grad()
-                F.cross_entropy(self.net(image[None]), label[None]).backward()
-                rate.accumulate_grad(self.net)
+                loss = F.cross_entropy(self.net(image[None]), label[None])
+                for square, slope in zip(squares, torch.autograd.grad(loss, list(self.net.parameters())), strict=True):
+                    square += slope.square() / len(self.known[0][1])
+            for parameter, square in zip(self.net.parameters(), squares, strict=True):
+                parameter.grad = square
         elif isinstance(rate, importance.GroupTaylorImportance):
             for inputs, labels in self.known:
                 F.cross_entropy(self.net(inputs), labels).backward()
@@ -215,8 +223,9 @@ class Bench:
         norms = any(isinstance(module, nn.BatchNorm2d) for module in self.net.modules())
         makers = {("cofire", by, way): partial(self.ours, by, way) for by in OURS for way in ("bare", "compensated")}
         makers |= {("cofire", by, "loss"): partial(self.ours, by, "loss") for by in ("obs", "random")}
+        makers = {key: make for key, make in makers.items() if key[1] in self.options.by}
         for by, rate in PEERS.items():
-            if not norms and isinstance(rate, importance.BNScaleImportance):
+            if by not in self.options.by or (not norms and isinstance(rate, importance.BNScaleImportance)):
                 continue
             scores = self.scores(rate)
             for way in ("bare", "global", *(["norms"] if norms and by in MAIN else [])):
@@ -236,32 +245,23 @@ class Bench:
         return rows
 
     def tuned(self) -> list[dict]:
-        """Accuracy after one more epoch of training, of nets without half of their units and of the whole net."""
+        """Accuracy after one more epoch of training, of nets without half of their units, and of the whole net."""
+        train = self.train.subset(range(min(self.options.tune, len(self.train))))
         scores = {by: self.scores(PEERS[by]) for by in MAIN}
-        makers = {
-            ("whole", "", ""): partial(copy.deepcopy, self.net),
-            **{
-                ("cofire", by, way): partial(self.pruned, self.plan.order(by), 1 - TUNED, "shares", way == "compensated")
-                for by in ("obs", "random")
-                for way in ("compensated", "bare")
-                if (by, way) != ("obs", "bare")
-            },
-            **{("torch-pruning", by, "bare"): partial(self.pruned_by_peer, scores[by], TUNED, "bare") for by in scores},
-        }
+        makers = {("whole", "", ""): partial(copy.deepcopy, self.net)}
+        for by, way in (("obs", "compensated"), ("obs", "loss"), ("random", "compensated"), ("random", "bare")):
+            orders = self.plan.order(by)
+            costs = self.plan.costs(orders) if way == "loss" else None
+            makers["cofire", by, way] = partial(self.pruned, orders, TUNED, way, costs)
+        for by in MAIN:
+            for way in PEER_WAYS:
+                makers["torch-pruning", by, way] = partial(self.pruned_by_peer, scores[by], TUNED, way)
         rows = []
         for (source, by, way), make in makers.items():
             made = make()
             before = accuracy_of(made, self.test, 10)
             made.requires_grad_(True).to(memory_format=torch.channels_last)
-            cofire.fit(
-                made,
-                self.train.subset(range(min(self.options.tune, len(self.train)))),
-                epochs=1,
-                lr=3e-4,
-                batch_size=128,
-                seed=self.seed,
-                progress=False,
-            )
+            cofire.fit(made, train, epochs=1, lr=3e-4, batch_size=128, seed=self.seed, progress=False)
             after = accuracy_of(made, self.test, 10)
             entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way}
             rows.append(entry | {"before": round(before, 4), "after": round(after, 4)})
@@ -301,9 +301,9 @@ def mean(values) -> float:
 
 
 def spread(values) -> str:
-    """Mean of some shares, and the least and largest of them."""
+    """Mean of some shares, and the least and largest of several."""
     values = list(values)
-    return f"{mean(values):.0%} ({min(values):.0%} to {max(values):.0%})"
+    return f"{mean(values):.0%} ({min(values):.0%} to {max(values):.0%})" if len(values) > 1 else f"{values[0]:.0%}"
 
 
 def best_peer(rows: list[dict]) -> tuple[str, str]:
@@ -317,17 +317,18 @@ def best_peer(rows: list[dict]) -> tuple[str, str]:
 
 def page(result: dict) -> str:
     """The generated part of docs/ablation.md."""
-    rows = result["rows"]
+    rows, settings = result["rows"], QUICK if result["quick"] else NETS
     nets = [name for name in NETS if any(row["net"] == name for row in rows)]
     seeds = {name: sorted({row["seed"] for row in rows if row["net"] == name}) for name in nets}
     base = {name: mean({row["seed"]: row["base"] for row in rows if row["net"] == name}.values()) for name in nets}
     lines = [
         f"Made by `{result['command']}` on {result['date']}, {result['machine']}, torch {result['torch']}, torch-pruning "
-        f"{result['torch_pruning']}, cofire {result['cofire']}. Statistics and gradients are of {result['known']:,} training "
-        f"images, accuracy is of {2 * result['test']:,} test images.",
+        f"{result['torch_pruning']}, cofire {result['cofire']}. Accuracy is of {2 * result['test']:,} test images. Statistics "
+        f"and torch-pruning's gradients are of {result['known']:,} training images (the Hessian's of 250), covariances over "
+        f"positions and gradients of `fisher` of 500, and modules are fitted along the way on {result['fit']}.",
         "",
         *(
-            f"- {name}: {NETS[name].words}, {NETS[name].epochs} epochs; {len(seeds[name])} seeds, accuracy {base[name]:.1%}."
+            f"- {name}: {settings[name].words}, {settings[name].epochs} epochs, seeds {seeds[name]}, accuracy {base[name]:.1%}."
             for name in nets
         ),
         "",
@@ -358,7 +359,7 @@ def page(result: dict) -> str:
     if result["tuned"]:
         lines += [
             "",
-            f"**Without {TUNED:.0%} of every layer, and after one epoch of fine-tuning** on {result['tune']:,} images, test accuracy:",
+            f"**Without {TUNED:.0%} of the units → after one epoch of {result['tune']:,} images**, test accuracy:",
             "",
         ]
         lines += [f"| order | removed how | {' | '.join(nets)} |", "| --- | --- |" + " --: |" * len(nets)]
@@ -375,7 +376,7 @@ def page(result: dict) -> str:
 
 def written(options) -> dict:
     """What the file holds, if it was measured in the same way."""
-    keys = ("limit", "test", "known", "tune")
+    keys = ("limit", "test", "known", "fit", "tune", "quick")
     if options.output.exists():
         held = json.loads(options.output.read_text("utf8"))
         if all(held.get(key) == getattr(options, key) for key in keys):
@@ -387,25 +388,30 @@ def main() -> None:
     """Run everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=os.environ.get("COFIRE_DATA"))
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--nets", nargs="+", choices=NETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--by", nargs="+", choices=(*OURS, *PEERS), default=(*OURS, *PEERS), help="orders to try")
     parser.add_argument("--limit", type=int, help="training images; all by default")
     parser.add_argument("--test", type=int, default=500, help="test images to choose on; twice as many are measured on")
     parser.add_argument("--known", type=int, default=2000, help="training images that pruning may look at")
+    parser.add_argument("--fit", type=int, default=250, help="those of them on which modules are fitted one after the other")
     parser.add_argument("--tune", type=int, default=10_000, help="training images of the epoch of fine-tuning")
-    parser.add_argument("--quick", action="store_true", help="one epoch of training and few images")
+    parser.add_argument("--no-tuning", action="store_true", help="leave that out")
+    parser.add_argument("--quick", action="store_true", help="small nets on digits")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "cofire-pruning")
     parser.add_argument("--output", type=Path, default=HERE / "pruning.json")
     options = parser.parse_args()
+    options.settings = QUICK if options.quick else NETS
     if options.quick:
-        options.limit, options.test, options.known, options.tune = 1000, 100, 500, 500
-    for name in options.nets:
+        options.test, options.known, options.tune = 100, 500, 500
+    for name in options.nets or options.settings:
         for seed in options.seeds:
             bench = Bench(name, seed, options)
-            found = {"rows": bench.rows(), "tuned": bench.tuned()}
+            found = {"rows": bench.rows(), "tuned": [] if options.no_tuning else bench.tuned()}
             result = written(options)  # another process may have written since
             for key, rows in found.items():
-                rows += [row for row in result[key] if (row["net"], row["seed"]) != (name, seed)]
+                made = {tuple(row[part] for part in PARTS) for row in rows}
+                rows += [row for row in result[key] if tuple(row[part] for part in PARTS) not in made]
                 result[key] = sorted(rows, key=lambda row: (list(NETS).index(row["net"]), row["seed"]))
             result |= {
                 "command": "python benchmarks/pruning.py" + (" --quick" if options.quick else ""),

@@ -1,4 +1,4 @@
-"""Removing units and layers on real data: paper 004's curves, pruning with and without compensation, depth.
+"""Removing units and layers on real data: paper 004's curves, and depth. Pruned nets are the subject of pruning.py.
 
     python benchmarks/removing.py --data-root data                     # about 15 minutes
     python benchmarks/removing.py --data-root data --seeds 1 --epochs 1 --limit 5000 --output removing.json
@@ -14,7 +14,6 @@ from _results import VERSIONS, made, publish
 
 import cofire
 from cofire.ablation import curves_of
-from cofire.pruning import accuracy_of
 from cofire.removals import check_layer
 
 HERE = Path(__file__).resolve().parent
@@ -54,45 +53,6 @@ def ablation(root, limit, epochs: int, seeds: int) -> list[dict]:
         for layer in stats:
             values = {name: round(float(summary.loc[layer, name]), 4) for name in MEASURES}
             rows.append({"seed": seed, "layers": layer, "measures": values})
-    return rows
-
-
-def pruning(root, limit, epochs: int, seeds: int) -> list[dict]:
-    """Accuracy without fine-tuning against the share of units kept, 784-512-512-10 nets."""
-    rows = []
-    for data in ("mnist", "fashion-mnist"):
-        train = cofire.data.load(data, "train", root=root, limit=limit)
-        test = list(cofire.data.load(data, "test", root=root, limit=limit).batches(256))
-        for seed in range(seeds):
-            net = cofire.zoo.model("zoo:001-mnist", seed=seed)
-            cofire.fit(net, train, epochs=epochs, seed=seed, progress=False)
-            stats = cofire.record(net, train.batches(256), progress=False, covariance=True)
-            consumers = {"relu1": net.fc2, "relu2": net.head}
-            norms = {name: consumers[name].weight.detach().norm(dim=0) for name in stats}
-            base = accuracy_of(net, test, 10)
-            for name, by in (
-                ("obs", "obs"),
-                ("reconstruction", "reconstruction"),
-                ("weight_std", "weight_std"),
-                ("mutual_information", "mutual_information"),
-                ("magnitude", norms),
-                ("random", "random"),
-            ):
-                for compensate in (True, False):
-                    shares = {}
-                    for keep in (0.5, 0.3, 0.2, 0.1, 0.05):
-                        small = cofire.prune(net, test[0], stats, by=by, keep=keep, compensate=compensate)
-                        shares[str(keep)] = round(accuracy_of(small, test, 10), 4)
-                    rows.append(
-                        {
-                            "data": data,
-                            "seed": seed,
-                            "by": name,
-                            "compensate": compensate,
-                            "accuracy": round(base, 4),
-                            "kept": shares,
-                        }
-                    )
     return rows
 
 
@@ -157,24 +117,6 @@ def page(result: dict) -> str:
     for layer in layers[:-1]:
         held = [row["measures"] for row in result["ablation"] if "measures" in row and row["layers"] == layer]
         lines.append(f"| {layer} | " + " | ".join(f"{mean(row[name] for row in held):.3f}" for name in MEASURES) + " |")
-    shares = list(result["pruning"][0]["kept"])
-    for data in dict.fromkeys(row["data"] for row in result["pruning"]):
-        rows = [row for row in result["pruning"] if row["data"] == data]
-        lines += [
-            "",
-            f"**Pruning {data}**, 784-512-512-10, test accuracy {mean(row['accuracy'] for row in rows):.2%}; that of "
-            "the smaller net, without any training, by the share of units kept in both layers:",
-            "",
-            "| order | compensation | " + " | ".join(f"{float(share):.0%}" for share in shares) + " |",
-            "| --- | --- |" + " --: |" * len(shares),
-        ]
-        for by, compensate in dict.fromkeys((row["by"], row["compensate"]) for row in rows):
-            cells = [
-                mean(row["kept"][share] for row in rows if (row["by"], row["compensate"]) == (by, compensate))
-                for share in shares
-            ]
-            word = "yes" if compensate else "no"
-            lines.append(f"| {by} | {word} | " + " | ".join(f"{cell:.1%}" for cell in cells) + " |")
     lines += [
         "",
         "**Depth**, nets of 2, 4 and 6 hidden layers of 256 units on MNIST, one seed; test accuracy before, without the layer "
@@ -206,7 +148,6 @@ def main() -> None:
         **VERSIONS,
         "seeds": options.seeds,
         "ablation": ablation(root, options.limit, options.epochs, options.seeds),
-        "pruning": pruning(root, options.limit, max(1, options.epochs // 2), options.seeds),
         "depth": depth(root, options.limit, max(1, options.epochs // 3)),
     }
     publish(result, page(result), options.output, "removing", "ablation.md")

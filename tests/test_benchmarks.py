@@ -204,3 +204,47 @@ def test_a_quick_run(name, holds, tmp_path):
     result, printed = quickly(name, tmp_path)
     assert {"command", "date", "machine"} <= result.keys()
     holds(result, printed)
+
+
+def test_the_pruning_benchmark_runs_and_keeps_what_others_wrote(tmp_path):
+    pytest.importorskip("torch_pruning")
+    out = tmp_path / "pruning.json"
+
+    def prune(*words):
+        done = subprocess.run(
+            [
+                sys.executable, str(ROOT / "benchmarks" / "pruning.py"), "--quick", "--nets", "FCNN", "--seeds", "0",
+                "--cache", str(tmp_path), "--output", str(out), *words,
+            ],
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(out.read_text("utf8")), done.stdout
+
+    first, _ = prune("--by", "obs", "magnitude")
+    second, said = prune("--by", "random", "Taylor", "--no-tuning")
+    found = {(row["source"], row["by"], row["way"]): row for row in second["rows"]}
+    assert len(found) == len(second["rows"]) == 4 + 6 + 4
+    assert [row for row in second["rows"] if row["by"] in ("obs", "magnitude")] == first["rows"]
+    assert second["tuned"] == first["tuned"]
+    assert [row["source"] for row in first["tuned"]].count("whole") == 1
+    for row in found.values():
+        assert row["removed"] == sorted(row["removed"])
+        assert 0 <= row["removable"] <= row["removed"][-1] < 1
+        assert all(0 <= value <= 1 for value in row["accuracy"] + row["operations"])
+    bare, fitted = (found["cofire", "obs", way]["accuracy"] for way in ("bare", "compensated"))
+    assert sum(fitted) > sum(bare)
+    assert "| Taylor (torch-pruning) | no compensation, global | " in said
+    assert "**Against torch-pruning's best**" in said
+
+
+def test_the_share_that_can_go_lies_on_straight_lines():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        removable = pytest.importorskip("pruning").removable
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    assert removable([0.1, 0.2, 0.4], [0.9, 0.89, 0.87], 0.9) == 0.2
+    assert removable([0.1, 0.2, 0.4], [0.91, 0.9, 0.88], 0.9) == 0.3
+    assert removable([0.1, 0.2], [0.8, 0.95], 0.9) == 0.01
+    assert removable([0.1, 0.2], [0.9, 0.9], 0.9) == 0.2

@@ -90,6 +90,22 @@ def test_the_convolutional_nets_keep_small_pictures(build, count):
     assert getattr(zoo, build)(4, channels=1)(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("build", ["resnet18_cifar", "vgg16_cifar"])
+def test_a_slim_net_is_the_same_net_with_fewer_channels(build):
+    pytest.importorskip("torchvision")
+    make = getattr(zoo, build)
+    slim, whole = make(10, width=16, seed=0).eval(), make(10, seed=0)
+    assert slim(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    for (name, found), (wanted_name, wanted) in zip(slim.named_modules(), whole.named_modules(), strict=True):
+        assert (name, type(found)) == (wanted_name, type(wanted))
+        if isinstance(found, nn.Conv2d):
+            assert (4 * found.out_channels, found.stride) == (wanted.out_channels, wanted.stride)
+            assert float(found.weight.detach().std()) == pytest.approx(
+                (2 / (found.out_channels * found.weight[0, 0].numel())) ** 0.5, rel=0.1
+            )
+    assert equal(slim, make(10, width=16, seed=0))
+
+
 def test_vgg_has_torchvisions_convolutions():
     models = pytest.importorskip("torchvision.models")
     with torch.device("meta"):

@@ -100,7 +100,7 @@ def spread_out(batches: Iterable[Batch], count: int) -> Batch:
 
     Batches whose samples have another form than the first one's, such as longer texts, are left out.
 
-    >>> spread_out([Batch(torch.arange(6), torch.zeros(6)), Batch(torch.arange(6, 10), torch.zeros(4))], 5).inputs.tolist()
+    >>> spread_out([Batch(torch.arange(6), torch.zeros(6)), Batch(torch.arange(6, 10), torch.zeros(4))], 4).inputs.tolist()
     [0, 4, 8]
     """
     step, seen, parts, form = 1, 0, [], None

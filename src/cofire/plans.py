@@ -23,8 +23,6 @@ from cofire.wrappers import device_of, unwrap
 
 __all__ = ["Plan"]
 
-_SAMPLES = 512
-
 
 class Plan:
     """A model about to be made smaller; any number of smaller models can be made of it.
@@ -36,6 +34,7 @@ class Plan:
         layers: Layers to prune; by default all that can be.
         batches: Labelled data; see :func:`cofire.prune`.
         fisher: Take gradients for the order "fisher" too.
+        samples: Of the batches, at most so many are kept, to run side by side through the model and each smaller one.
 
     Raises:
         InputError: Statistics of another model, or of another kind.
@@ -44,7 +43,7 @@ class Plan:
 
     def __init__(
         self, model: nn.Module, example: Any, stats: FiringStats, layers: str | Iterable[str] | None = None,
-        batches: Iterable | None = None, fisher: bool = False,
+        batches: Iterable | None = None, fisher: bool = False, samples: int = 512,
     ):  # fmt: skip
         self.model, self.stats = unwrap(model), stats
         check_statistics(stats, digest(self.model))
@@ -57,7 +56,7 @@ class Plan:
         if fisher and batches is None:
             raise InputError("'fisher' needs gradients", "found no batches=", "Pass batches= to take them on.")
         if batches is not None:
-            self._look(batch, batches, fisher)
+            self._look(batch, batches, fisher, samples)
 
     def order(self, by: str | Mapping[str, Tensor]) -> list[Tensor]:
         """Units of every group in the order of their removal.
@@ -66,28 +65,32 @@ class Plan:
             by: As for :func:`cofire.prune`.
         """
         if by == "random":
-            return [torch.tensor([unit for _, unit in sequence(None, {"": group.units}, by)]) for group in self.groups]
+            return [torch.tensor([unit for _, unit in sequence(None, {"": group.units}, "random")]) for group in self.groups]
         if by == "obs":
             return [eliminate(self._readers(group))[0] for group in self.groups]
         return [self._by_scores(group, by) for group in self.groups]
 
-    def counts(self, orders: Sequence[Tensor], share: float, across: str) -> list[int]:
+    def costs(self, orders: Sequence[Tensor]) -> list[Tensor]:
+        """What each removal costs the modules that read the units, for every group: a share of their inputs' variance, summed.
+
+        Args:
+            orders: Of the removal.
+        """
+        return [eliminate(self._readers(group), order)[1] for group, order in zip(self.groups, orders, strict=True)]
+
+    def counts(self, share: float, costs: Sequence[Tensor] | None = None) -> list[int]:
         """How many units of every group stay, so that a share of all does.
 
         Args:
-            orders: Of their removal.
             share: Share of the units that stays.
-            across: "shares" keeps the same share of each group, "loss" takes units from wherever the next layers lose least.
+            costs: What the removals cost: they are done where they cost least. None keeps the same share of every group.
         """
-        if across == "shares":
+        if costs is None:
             return [max(1, round(share * group.units)) for group in self.groups]
-        costs = [
-            eliminate(self._readers(group), order)[1][:-1].cummax(0).values  # one unit of each stays
-            for group, order in zip(self.groups, orders, strict=True)
-        ]
-        owners = torch.cat([torch.full((len(values),), place) for place, values in enumerate(costs)])
+        rising = [values[:-1].cummax(0).values for values in costs]  # one unit of each stays
+        owners = torch.cat([torch.full((len(values),), place) for place, values in enumerate(rising)])
         total = sum(group.units for group in self.groups)
-        gone = owners[torch.cat(costs).argsort(stable=True)[: total - round(share * total)]]
+        gone = owners[torch.cat(rising).argsort(stable=True)[: total - round(share * total)]]
         return [group.units - int((gone == place).sum()) for place, group in enumerate(self.groups)]
 
     def smaller(self, orders: Sequence[Tensor], counts: Sequence[int], compensate: bool | None = None) -> nn.Module:
@@ -136,7 +139,7 @@ class Plan:
             warnings.warn(f"left as they are: {reasons}", CofireWarning, stacklevel=4)
         return [group for group in groups if set(group.layers) & set(asked)]
 
-    def _look(self, example: Batch, batches: Iterable, fisher: bool) -> None:
+    def _look(self, example: Batch, batches: Iterable, fisher: bool, samples: int) -> None:
         """Take from the batches what the statistics do not hold."""
         spatial = [name for name, layer in self.layers.items() if layer.layout in ("conv", "tokens")]
         device = device_of(self.model)
@@ -151,7 +154,7 @@ class Plan:
             )  # which call is which layer is judged here
             if spatial:
                 self.spreads |= covariances(taps, read(), spatial, positions=True)
-                self.samples = spread_out(read(), _SAMPLES)
+                self.samples = spread_out(read(), samples)
             if fisher:
                 means = {name: unit_spread(layer)[0] for name, layer in self.layers.items()}
                 self.fishers = fisher_moments(taps, read(), means, self.stats.classes)

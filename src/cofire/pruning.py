@@ -43,7 +43,8 @@ class Cost:
 def prune(
     model: nn.Module, example: Any, stats: FiringStats, by: str | Mapping[str, Tensor] = "obs",
     keep: float | int | Mapping[str, float | int] | None = None, *, layers: str | Iterable[str] | None = None,
-    compensate: bool | None = None, max_drop: float | None = None, batches: Iterable | None = None, across: str = "shares",
+    compensate: bool | None = None, max_drop: float | None = None, batches: Iterable | None = None,
+    across: str | None = None,
 ) -> nn.Module:  # fmt: skip
     """A smaller model without the units of lowest value, whose next layers make up for them.
 
@@ -79,7 +80,7 @@ def prune(
             nets that keeps far more than the recorded covariance, which is that of means over positions.
         across: "shares" keeps the same share of every layer; "loss" takes as many units in all from wherever those that read
             them lose the least share of their input's variance, as ``by="obs"`` counts it. Wide layers that hold little then
-            lose most.
+            lose most. By default "shares", and with max_drop "loss" where the next layers make up for what goes.
 
     Returns:
         A model of the same class with smaller modules.
@@ -99,7 +100,7 @@ def prune(
         raise InputError("either keep= or max_drop= must be given", f"found keep={keep!r} and max_drop={max_drop!r}")
     if max_drop is not None and (batches is None or not 0 <= max_drop < 1):
         raise InputError("max_drop= is a share of at least 0, and needs batches=", f"found {max_drop!r}")
-    if across not in ("shares", "loss"):
+    if across not in (None, "shares", "loss"):
         raise InputError('across must be "shares" or "loss"', f"found {across!r}")
     if across == "loss" and max_drop is None and not (isinstance(keep, float) and 0 < keep <= 1):
         raise InputError('with across="loss", keep must be a share of all units above 0', f"found {keep!r}")
@@ -115,13 +116,15 @@ def prune(
             CofireWarning,
             stacklevel=2,
         )
+    if across is None and max_drop is not None and not bare and compensate is not False:
+        across = "loss"
+    costs = plan.costs(orders) if across == "loss" else None
     if max_drop is None:
-        loss = across == "loss"
-        counts = plan.counts(orders, keep, across) if loss else [_count(keep, group) for group in plan.groups]  # type: ignore[arg-type]
+        counts = [_count(keep, group) for group in plan.groups] if costs is None else plan.counts(keep, costs)  # type: ignore[arg-type]
         return plan.smaller(orders, counts, compensate)
     base, best = accuracy_of(plan.model, batches, stats.classes), plan.model  # type: ignore[arg-type]
     for share in _SHARES:
-        made = plan.smaller(orders, plan.counts(orders, share, across), compensate)
+        made = plan.smaller(orders, plan.counts(share, costs), compensate)
         if accuracy_of(made, batches, stats.classes) < base - max_drop:  # type: ignore[arg-type]
             break
         best = made

@@ -15,6 +15,8 @@ from cofire.wrappers import called, evaluating
 __all__ = ["columns_of", "compensated", "fill", "fit", "fit_along", "refitted"]
 
 _RIDGE = 1e-3
+_ROWS = 1 << 16
+"""Positions of all samples that a module is fitted on, at most about twice as many."""
 
 
 def compensated(
@@ -161,6 +163,7 @@ def _values(module: nn.Module, inputs: Tensor, member: Member, mask: Tensor | No
     """What a module reads of units at every position that counts, [samples and positions, units]."""
     values = inputs if isinstance(module, nn.Linear) else inputs.movedim(1, -1)
     rows = values[mask.bool()] if mask is not None and mask.shape == values.shape[:-1] else values.flatten(0, -2)
+    rows = rows[:: len(rows) // _ROWS | 1]  # an odd step, so that no column of a picture is left out
     return rows[:, member.index.to(rows.device)].transpose(1, 2).flatten(0, 1).double()
 
 
