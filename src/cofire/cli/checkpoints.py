@@ -78,4 +78,4 @@ class Follower:
         batches = images.batches(256, normalize=self.normalize)
         unseen = None if self.test is None else replace(source, limit=None).load(self.test)
         test = None if unseen is None else unseen.batches(256, normalize=self.normalize)
-        return follow(net, checkpoints, batches, folder, test, typer.echo)
+        return follow(net, checkpoints, batches, folder, test, lambda words: typer.echo(f"{folder.name}: {words}"))
