@@ -188,6 +188,45 @@ def test_batches_of_another_form(tmp_path):
     assert found == plain(1)[0]
 
 
+@pytest.mark.data
+def test_lightning_on_real_mnist(data_root, tmp_path):
+    """The scalars in TensorBoard's files are those of the monitor; the net learns, and its units come together."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    class Mnist(Net):
+        def __init__(self):
+            super().__init__()
+            self.net = cofire.zoo.model("fcnn:784-64-32-10", seed=0).train()
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 3e-3)
+
+    images, watch = cofire.data.load("mnist", root=data_root, limit=3000), callbacks.lightning()
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[watch], logger=TensorBoardLogger(tmp_path, name="", version="runs"),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Mnist(), torch.utils.data.DataLoader(images, 60, shuffle=True))
+    as_mnist_is_learned(read_back(tmp_path / "runs"), watch.monitor.stats, ["relu1", "relu2"], [50, 100, 150])
+
+
+def as_mnist_is_learned(found, stats, layers, steps):
+    """What three epochs of a real training leave behind."""
+    assert stats.samples == 3000
+    assert list(stats) == layers
+    assert found["cofire/samples"] == [(step, 3000) for step in steps]
+    accuracies = [value for _, value in found["cofire/accuracy"]]
+    assert accuracies == sorted(accuracies)
+    assert accuracies[-1] == pytest.approx(stats.accuracy)
+    assert accuracies[-1] > accuracies[0] + 0.1
+    for name in layers:
+        assert found[f"cofire/{name}/dead_units"][-1] == (steps[-1], int(cofire.dead_units(stats[name]).sum()))
+        information = cofire.mutual_information(stats[name])[cofire.live_units(stats[name])].mean()
+        assert found[f"cofire/{name}/mutual_information"][-1][1] == pytest.approx(float(information), rel=1e-6)
+        assert [step for step, _ in found[f"cofire/{name}/modularity"]] == steps[1:]
+        assert sum(key.startswith(f"cofire/{name}/") for key in found) <= 20
+
+
 @pytest.mark.parametrize("make", [callbacks.lightning, callbacks.transformers])
 def test_a_window_out_of_range(make):
     with pytest.raises(InputError, match="window must be a whole number of at least 1, or None for an epoch; found 0"):
@@ -307,6 +346,31 @@ def test_a_model_that_is_called_without_labels(hugging, tmp_path):
         "the Trainer must call the model with labels; it did not in the first step. "
         'Where it keeps them, hand them over in compute_loss: callback.monitor.labels = inputs["labels"].'
     )
+
+
+@pytest.mark.data
+def test_the_trainer_on_real_mnist(hugging, data_root, tmp_path):
+    """A small vision transformer under gradient accumulation and checkpointing, watched as TensorBoard's files show."""
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
+    from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=28, patch_size=7,
+        num_channels=1, num_labels=10,
+    )  # fmt: skip
+    images = cofire.data.load("mnist", root=data_root, limit=3000)
+    pairs = [{"pixel_values": pixels, "labels": label} for pixels, label in images]
+    watch = callbacks.transformers(log=tmp_path / "runs")
+    arguments = TrainingArguments(
+        str(tmp_path / "out"), num_train_epochs=3, per_device_train_batch_size=30, gradient_accumulation_steps=2,
+        learning_rate=3e-3, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True, seed=1,
+    )  # fmt: skip
+    model = ViTForImageClassification(config)
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # the older name
+    Trainer(model, arguments, train_dataset=pairs, data_collator=collated, callbacks=[watch]).train()
+    layers = [f"vit.layers.{index}.mlp.activation_fn" for index in range(2)]
+    as_mnist_is_learned(read_back(tmp_path / "runs"), watch.monitor.stats, layers, [50, 100, 150])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -120,9 +120,11 @@ def follow(
     folder, net = Path(folder), copy.deepcopy(model)
     for at, (name, file) in enumerate(files.items(), 1):
         net = _loaded(net, file)
-        mine = _record(net, batches, folder / f"{name}.stats", {})
-        if (test is not None and _record(net, test, folder / "test" / f"{name}.stats", _ACCURACY)) or mine:
-            (say or _nothing)(f"recorded {name}, {at} of {len(files)}")
+        recorded = _record(net, batches, folder / f"{name}.stats", {})
+        if test is not None:
+            recorded |= _record(net, test, folder / "test" / f"{name}.stats", _ACCURACY)
+        if recorded and say is not None:
+            say(f"recorded {name}, {at} of {len(files)}")
     return followed({name: folder / f"{name}.stats" for name in files}, test is not None)
 
 
@@ -168,7 +170,3 @@ def _compare_training(folder: Path, batches: Iterable) -> None:
             CofireWarning,
             stacklevel=3,
         )
-
-
-def _nothing(_words: str) -> None:
-    pass
