@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -731,6 +732,20 @@ def test_full_statistics_in_one_file_or_one_for_each_window(tmp_path):
     assert loaded == monitor.stats
     assert loaded.class_names == ["a", "b", "c"]
     assert loaded.header["training"] == {"window": 1, "steps": 4, "every": 1, "epoch": 1}
+
+
+def test_values_beside_may_be_tensors(tmp_path):
+    model, data = network(), batches(1)
+    with cofire.Monitor(model, log=tmp_path / "a.csv", save=tmp_path / "a.safetensors") as monitor:
+        train(model, data, monitor)
+        numbers = monitor.log(loss=torch.tensor(0.5, requires_grad=True), accuracy=np.float32(0.25), epoch=1)
+        with pytest.raises(InputError, match=r"^losses must be a number; found Tensor\. Average it first\.$"):
+            monitor.log(losses=torch.ones(2))
+    expected = {"loss": 0.5, "accuracy": 0.25, "epoch": 1}
+    assert expected.items() <= numbers.items()
+    assert expected.items() <= cofire.load(tmp_path / "a.safetensors").header["training"].items()
+    [row] = csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text()))
+    assert (row["loss"], row["accuracy"], row["epoch"]) == ("0.5", "0.25", "1")
 
 
 # ---------------------------------------------------------------- two processes

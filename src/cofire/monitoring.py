@@ -5,7 +5,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,15 +249,16 @@ class Monitor:
         """End the window: give its numbers, write them and the full statistics, and begin the next one.
 
         Args:
-            values: More numbers to write beside them, such as ``epoch=3``.
+            values: More numbers to write beside them, such as ``epoch=3`` or ``loss=loss``.
 
         Returns:
             ``values``, ``cofire/left_out`` and the numbers of :func:`scalars`, at most 20 for a layer; of a window without
             samples, ``values`` and the two counts alone.
 
         Raises:
-            InputError: No labelled batch was seen in the first window.
+            InputError: No labelled batch was seen in the first window, or a value that is no number.
         """
+        values = {name: _number(name, value) for name, value in values.items()}
         parts = gather((None if self._window is None else self._window.stats({}), self._left_out))
         seen = [stats for stats, _ in parts if stats is not None and stats.samples]
         left_out = sum(count for _, count in parts)
@@ -339,6 +340,15 @@ class _Hook:
 
 def _nothing(*_args) -> None:
     """The hook of a copy."""
+
+
+def _number(name: str, value: Any) -> float:
+    """A plain number, of a tensor or an array of one as well: it goes into a file's header too."""
+    with suppress(RuntimeError, ValueError):  # of several
+        value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, int | float):
+        raise InputError(f"{name} must be a number", f"found {type(value).__name__}", "Average it first.")
+    return value
 
 
 def _finite(seen: dict[LayerInfo, Tensor]) -> bool:

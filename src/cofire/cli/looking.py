@@ -141,8 +141,8 @@ def trajectory(
         found, written = over_runs(runs, shuffled), f"runs.csv, and for each run {written}"
         frame = found.frame()
         write_frame(frame, out / "runs.csv", "a table of correlations")
-        shown = frame[frame["mean"].notna() & frame.statistic.isin(("partial_spearman", "spearman"))]
-        shown = shown.sort_values("statistic", kind="stable")  # partial correlations first
+        known = frame.query("statistic in ('partial_spearman', 'spearman') and mean == mean")
+        shown = known.sort_values("statistic", kind="stable")  # partial correlations first
         shown = shown[[name for name in shown if not name.startswith(("beyond_", "shuffled_"))]]
     typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     for against in ("accuracy", "test_accuracy") if test else ("accuracy",):
