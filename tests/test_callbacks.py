@@ -207,10 +207,10 @@ def test_lightning_on_real_mnist(data_root, tmp_path):
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
     )  # fmt: skip
     trainer.fit(Mnist(), torch.utils.data.DataLoader(images, 60, shuffle=True))
-    as_mnist_is_learned(read_back(tmp_path / "runs"), watch.monitor.stats, ["relu1", "relu2"], [50, 100, 150])
+    check_what_was_learned(read_back(tmp_path / "runs"), watch.monitor.stats, ["relu1", "relu2"], [50, 100, 150])
 
 
-def as_mnist_is_learned(found, stats, layers, steps):
+def check_what_was_learned(found, stats, layers, steps):
     """What three epochs of a real training leave behind."""
     assert stats.samples == 3000
     assert list(stats) == layers
@@ -370,7 +370,7 @@ def test_the_trainer_on_real_mnist(hugging, data_root, tmp_path):
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # the older name
     Trainer(model, arguments, train_dataset=pairs, data_collator=collated, callbacks=[watch]).train()
     layers = [f"vit.layers.{index}.mlp.activation_fn" for index in range(2)]
-    as_mnist_is_learned(read_back(tmp_path / "runs"), watch.monitor.stats, layers, [50, 100, 150])
+    check_what_was_learned(read_back(tmp_path / "runs"), watch.monitor.stats, layers, [50, 100, 150])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

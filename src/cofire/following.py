@@ -82,8 +82,8 @@ def follow(
     """Record every checkpoint of a training, and follow its measures; what was recorded before is not recorded again.
 
     The statistics of each checkpoint are written to the folder once they are complete. A run that was stopped, at whatever
-    point, goes on there, and ends with the same numbers. Where the weights or the data are no longer those of a file, that
-    checkpoint is recorded again.
+    point, goes on there, and ends with the same numbers. Where the weights are no longer those of a file, or the data as far
+    as the batches say what they hold (those of :class:`cofire.images.Images` do), that checkpoint is recorded again.
 
     Args:
         model: A model of the checkpoints' architecture; it is left as it is.
