@@ -1,8 +1,13 @@
-"""The Monitor as a callback: what a plain loop gives, others give too, and checkpoints go on where they stopped."""
+"""The Monitor as a callback: what a plain loop gives, others give too, and checkpoints go on where they stopped.
+
+The file is also the program of the processes that train together: ``python test_callbacks.py FOLDER``.
+"""
 
 import copy
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -141,6 +146,32 @@ def test_lightning_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path):
         assert again == found[-left:]
         assert resumed.monitor.stats == whole.monitor.stats
         again.clear()
+
+
+def fit_together(folder):
+    """Two processes with batches of their own: a whole training, and one that goes on in its second epoch."""
+    process = os.environ.get("LOCAL_RANK", "0")
+    options = {
+        "accelerator": "cpu", "devices": 2, "strategy": "ddp", "max_epochs": 2, "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "default_root_dir": folder,
+    }  # fmt: skip
+    kept = lightning.callbacks.ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    for name, others, start in (("whole", [kept], None), ("resumed", [], folder / "step=8.ckpt")):
+        watch = callbacks.lightning()
+        trainer = lightning.Trainer(callbacks=[watch, *others], enable_checkpointing=bool(others), **options)
+        trainer.fit(Net(whole=True), Loader(batches(6, seed=1 + int(process))), ckpt_path=start)
+        watch.monitor.stats.save(folder / f"{name}-{process}.stats")
+
+
+@pytest.mark.slow
+def test_each_process_goes_on_from_its_own_statistics(tmp_path):
+    done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    labels = torch.cat([y for seed in (1, 2) for _, y in batches(6, seed=seed)])
+    for process in range(2):
+        whole, resumed = (cofire.load(tmp_path / f"{name}-{process}.stats") for name in ("whole", "resumed"))
+        assert whole == resumed
+        assert whole.class_counts.tolist() == labels.bincount().tolist()
 
 
 def test_lightning_lets_go_when_training_fails(tmp_path):
@@ -327,6 +358,17 @@ def test_transformers_counts_every_sample_once(hugging, tmp_path, accumulate):
     assert len(callback.monitor.stats) == 5
 
 
+def test_transformers_in_a_process_that_was_not_there(hugging, tmp_path):
+    """It takes the counters of the first, so that all begin their windows together."""
+    loop = Loop(tmp_path, callbacks.transformers(), tiny(), save=8)
+    loop.train(2)
+    watch = callbacks.transformers()
+    again = Loop(tmp_path, watch, tiny())
+    again.args.process_index = 1
+    again.train(2, at=8)
+    assert (watch.monitor.steps, watch.monitor.windows) == (12, 2)
+
+
 @pytest.mark.parametrize("stop", [3, 6, 8])
 def test_transformers_goes_on_from_a_checkpoint(hugging, tmp_path, stop):
     whole, found, again = tiny(), [], []
@@ -409,3 +451,7 @@ def test_the_trainer_itself(hugging, tmp_path, smoothing):
     callback = callbacks.transformers(log=tmp_path / "resumed")
     again, _ = run(tmp_path / "resumed", str(tmp_path / "out" / "checkpoint-4"))
     assert again == stats
+
+
+if __name__ == "__main__":
+    fit_together(Path(sys.argv[1]))

@@ -769,10 +769,17 @@ def train_together(rank, world, folder):
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     model = nn.parallel.DistributedDataParallel(dyadic())
-    with cofire.Monitor(model if rank else model.module, log=folder / "run.csv", save=folder / "last.safetensors") as monitor:
-        for _ in range(2):
-            train(model, share(rank, world), monitor, lr=0.0)
-            numbers = monitor.log()
+    watched, data = model if rank else model.module, share(rank, world)
+    options = {"log": folder / "run.csv", "save": folder / "last.safetensors"}
+    with cofire.Monitor(watched, **options) as monitor:
+        train(model, data, monitor, lr=0.0)
+        monitor.log()
+        train(model, data[:1], monitor, lr=0.0)
+        state = monitor.state_dict()
+    with cofire.Monitor(watched, **options) as monitor:  # in the middle of the second window
+        monitor.load_state_dict(state)
+        train(model, data[1:], monitor, lr=0.0)
+        numbers = monitor.log()
     monitor.stats.save(folder / f"{rank}.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps(numbers))
     dist.barrier()
@@ -949,6 +956,24 @@ def test_settings_out_of_range(options, words):
     with pytest.raises(InputError) as found:
         cofire.Monitor(network(), **options)
     assert str(found.value) == words
+
+
+def test_a_state_of_another_process():
+    model, data = network(), batches(3)
+    with cofire.Monitor(model) as monitor:
+        for _ in range(2):
+            train(model, data, monitor)
+            state = monitor.state_dict()
+            monitor.log()
+    state["header"]["process"] = [1, 2]
+    words = "a monitor's state is of process 1 of 2 and this is 0 of 1: the window begins anew"
+    with cofire.Monitor(model) as monitor:
+        with pytest.warns(CofireWarning, match=words):
+            monitor.load_state_dict(state)
+        assert (monitor.samples, monitor.steps, monitor.windows) == (0, 6, 1)
+        train(model, data, monitor)
+        assert not math.isnan(monitor.log()["cofire/1/modularity"])  # over the means of the window before, which all have
+    assert monitor.stats.samples == 60
 
 
 def test_a_state_of_another_monitor():

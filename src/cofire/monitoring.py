@@ -19,7 +19,7 @@ from cofire.batches import LABELS, classes_of, logits_of, predictions, samples_i
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.listing import LayerInfo
 from cofire.loggers import log_to
-from cofire.processes import gather, rank
+from cofire.processes import gather, rank, world_size
 from cofire.scalars import scalars
 from cofire.stats import FiringStats
 from cofire.version import __version__
@@ -293,24 +293,34 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything from which a resumed training goes on bit for bit, in mid-window too: ``header``, plain values, and
-        ``tensors`` by name.
+        ``tensors`` by name. Of several processes, each has its own.
         """
         header, tensors = self._window.state() if self._window is not None else (None, {})
         counted = {"steps": self.steps, "windows": self.windows, "left_out": self._left_out, "classes": self.classes}
-        return {"header": {**counted, "window": header}, "tensors": tensors}
+        return {"header": {**counted, "process": [rank(), world_size()], "window": header}, "tensors": tensors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave, in a monitor that was made with the same arguments.
 
+        The state of another process, or of a training with another number of them, tells the steps and the windows before;
+        the window that was under way then begins anew, with a warning.
+
         Raises:
             InputError: The state is of a monitor with other choices.
         """
-        header = state["header"]
-        window = None
+        header, here = state["header"], [rank(), world_size()]
+        window, left_out = None, header["left_out"]
         if header["window"] is not None:
             window = Window(header["classes"], self.choices, self.threshold)
             window.restore(header["window"], state["tensors"])
-        self.steps, self.windows, self._left_out = header["steps"], header["windows"], header["left_out"]
+            if header["process"] != here:
+                (was, of), (now, count) = header["process"], here
+                warnings.warn(
+                    f"a monitor's state is of process {was} of {of} and this is {now} of {count}: the window begins anew",
+                    CofireWarning, stacklevel=2,
+                )  # fmt: skip
+                window, left_out = Window(window.classes, self.choices, self.threshold, window.basis), 0
+        self.steps, self.windows, self._left_out = header["steps"], header["windows"], left_out
         self.classes, self._window, self._held, self._labelled = header["classes"], window, [], False
         if self._entered:
             self._observe()
