@@ -135,7 +135,7 @@ def trajectory(
     follower = Follower(model, classes, source, seed, test, normal(normalize), device)
     runs = [follower.follow(paths, folder) for paths, folder in zip(places, folders, strict=True)]
     shuffled = [follower.follow([path], folder, mixed=True) for path, folder in zip(control or (), controls, strict=True)]
-    found, written = runs[0], "trajectory.csv, correlations.csv, and tables 3 to 6 of paper 001"
+    found, written = runs[0], "trajectory.csv, correlations.csv, and the tables of paper 001"
     shown = found.correlations()
     if several or shuffled:
         found, written = over_runs(runs, shuffled), f"runs.csv, and for each run {written}"
