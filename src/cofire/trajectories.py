@@ -166,7 +166,7 @@ def trajectory(
     for at, stats in enumerate(checkpoints):
         first = stats if first is None else first
         _compare(first, stats, str(at) if names is None or at >= len(names) else names[at])
-        norm = stats.header.get("model", {}).get("weight_norm")
+        norm = stats.header.get("weight_norm")
         trivial = {(ALL, "checkpoint_index"): float(at), **({} if norm is None else {(ALL, "weight_norm"): norm})}
         graphs = {name: coactivation(layer, sensible_top(layer)) for name, layer in stats.items() if layer.cofire is not None}
         groups = {name: communities(graph) for name, graph in graphs.items()}
