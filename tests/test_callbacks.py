@@ -1,8 +1,13 @@
-"""The Monitor as a callback: what a plain loop gives, others give too, and checkpoints go on where they stopped."""
+"""The Monitor as a callback: what a plain loop gives, others give too, and checkpoints go on where they stopped.
+
+The file is also the program of the processes that train together: ``python test_callbacks.py FOLDER``.
+"""
 
 import copy
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -143,6 +148,32 @@ def test_lightning_goes_on_from_a_checkpoint_in_mid_epoch(tmp_path):
         again.clear()
 
 
+def fit_together(folder):
+    """Two processes with batches of their own: a whole training, and one that goes on in its second epoch."""
+    process = os.environ.get("LOCAL_RANK", "0")
+    options = {
+        "accelerator": "cpu", "devices": 2, "strategy": "ddp", "max_epochs": 2, "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "default_root_dir": folder,
+    }  # fmt: skip
+    kept = lightning.callbacks.ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    for name, others, start in (("whole", [kept], None), ("resumed", [], folder / "step=8.ckpt")):
+        watch = callbacks.lightning()
+        trainer = lightning.Trainer(callbacks=[watch, *others], enable_checkpointing=bool(others), **options)
+        trainer.fit(Net(whole=True), Loader(batches(6, seed=1 + int(process))), ckpt_path=start)
+        watch.monitor.stats.save(folder / f"{name}-{process}.stats")
+
+
+@pytest.mark.slow
+def test_each_process_goes_on_from_its_own_statistics(tmp_path):
+    done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    labels = torch.cat([y for seed in (1, 2) for _, y in batches(6, seed=seed)])
+    for process in range(2):
+        whole, resumed = (cofire.load(tmp_path / f"{name}-{process}.stats") for name in ("whole", "resumed"))
+        assert whole == resumed
+        assert whole.class_counts.tolist() == labels.bincount().tolist()
+
+
 def test_lightning_lets_go_when_training_fails(tmp_path):
     class Fails(Net):
         def training_step(self, batch, index):
@@ -186,6 +217,45 @@ def test_batches_of_another_form(tmp_path):
     )  # fmt: skip
     trainer.fit(Odd(), Loader([{"inputs": batch} for batch in batches(6)]))
     assert found == plain(1)[0]
+
+
+@pytest.mark.data
+def test_lightning_on_real_mnist(data_root, tmp_path):
+    """The scalars in TensorBoard's files are those of the monitor; the net learns, and its units come together."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    class Mnist(Net):
+        def __init__(self):
+            super().__init__()
+            self.net = cofire.zoo.model("fcnn:784-64-32-10", seed=0).train()
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 3e-3)
+
+    images, watch = cofire.data.load("mnist", root=data_root, limit=3000), callbacks.lightning()
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[watch], logger=TensorBoardLogger(tmp_path, name="", version="runs"),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Mnist(), torch.utils.data.DataLoader(images, 60, shuffle=True))
+    check_what_was_learned(read_back(tmp_path / "runs"), watch.monitor.stats, ["relu1", "relu2"], [50, 100, 150])
+
+
+def check_what_was_learned(found, stats, layers, steps):
+    """What three epochs of a real training leave behind."""
+    assert stats.samples == 3000
+    assert list(stats) == layers
+    assert found["cofire/samples"] == [(step, 3000) for step in steps]
+    accuracies = [value for _, value in found["cofire/accuracy"]]
+    assert accuracies == sorted(accuracies)
+    assert accuracies[-1] == pytest.approx(stats.accuracy)
+    assert accuracies[-1] > accuracies[0] + 0.1
+    for name in layers:
+        assert found[f"cofire/{name}/dead_units"][-1] == (steps[-1], int(cofire.dead_units(stats[name]).sum()))
+        information = cofire.mutual_information(stats[name])[cofire.live_units(stats[name])].mean()
+        assert found[f"cofire/{name}/mutual_information"][-1][1] == pytest.approx(float(information), rel=1e-6)
+        assert [step for step, _ in found[f"cofire/{name}/modularity"]] == steps[1:]
+        assert sum(key.startswith(f"cofire/{name}/") for key in found) <= 20
 
 
 @pytest.mark.parametrize("make", [callbacks.lightning, callbacks.transformers])
@@ -288,6 +358,17 @@ def test_transformers_counts_every_sample_once(hugging, tmp_path, accumulate):
     assert len(callback.monitor.stats) == 5
 
 
+def test_transformers_in_a_process_that_was_not_there(hugging, tmp_path):
+    """It takes the counters of the first, so that all begin their windows together."""
+    loop = Loop(tmp_path, callbacks.transformers(), tiny(), save=8)
+    loop.train(2)
+    watch = callbacks.transformers()
+    again = Loop(tmp_path, watch, tiny())
+    again.args.process_index = 1
+    again.train(2, at=8)
+    assert (watch.monitor.steps, watch.monitor.windows) == (12, 2)
+
+
 @pytest.mark.parametrize("stop", [3, 6, 8])
 def test_transformers_goes_on_from_a_checkpoint(hugging, tmp_path, stop):
     whole, found, again = tiny(), [], []
@@ -307,6 +388,31 @@ def test_a_model_that_is_called_without_labels(hugging, tmp_path):
         "the Trainer must call the model with labels; it did not in the first step. "
         'Where it keeps them, hand them over in compute_loss: callback.monitor.labels = inputs["labels"].'
     )
+
+
+@pytest.mark.data
+def test_the_trainer_on_real_mnist(hugging, data_root, tmp_path):
+    """A small vision transformer under gradient accumulation and checkpointing, watched as TensorBoard's files show."""
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
+    from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=28, patch_size=7,
+        num_channels=1, num_labels=10,
+    )  # fmt: skip
+    images = cofire.data.load("mnist", root=data_root, limit=3000)
+    pairs = [{"pixel_values": pixels, "labels": label} for pixels, label in images]
+    watch = callbacks.transformers(log=tmp_path / "runs")
+    arguments = TrainingArguments(
+        str(tmp_path / "out"), num_train_epochs=3, per_device_train_batch_size=30, gradient_accumulation_steps=2,
+        learning_rate=3e-3, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True, seed=1,
+    )  # fmt: skip
+    model = ViTForImageClassification(config)
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # the older name
+    Trainer(model, arguments, train_dataset=pairs, data_collator=collated, callbacks=[watch]).train()
+    layers = [f"vit.layers.{index}.mlp.activation_fn" for index in range(2)]
+    check_what_was_learned(read_back(tmp_path / "runs"), watch.monitor.stats, layers, [50, 100, 150])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -345,3 +451,7 @@ def test_the_trainer_itself(hugging, tmp_path, smoothing):
     callback = callbacks.transformers(log=tmp_path / "resumed")
     again, _ = run(tmp_path / "resumed", str(tmp_path / "out" / "checkpoint-4"))
     assert again == stats
+
+
+if __name__ == "__main__":
+    fit_together(Path(sys.argv[1]))

@@ -204,8 +204,10 @@ def test_a_state_that_is_none(tmp_path):
 
 def test_the_command_writes_every_table_and_statistics_alone_give_the_same(trained, tmp_path):
     said = run("trajectory", trained / "seed0", "--model", NET, "--limit", 400, "--test", "test", "-o", tmp_path / "a")
-    assert [line for line in said.splitlines() if line.startswith("recorded")][-1] == "recorded epoch-003, 4 of 4"
-    assert "Given the checkpoint's number" in said
+    assert said.splitlines()[3] == "a: recorded epoch-003, 4 of 4"
+    assert said.count("Given the checkpoint's number") == 2
+    assert "goes most with accuracy" in said
+    assert "goes most with test accuracy" in said
     found = tables(tmp_path / "a")
     assert list(found) == [*(f"001-table-{number}.csv" for number in (3, 4, 5, 6)), "correlations.csv", "trajectory.csv"]
     page = tmp_path / "training.html"
@@ -232,6 +234,8 @@ def test_each_training_is_followed_on_its_own_data_beside_its_control(trained, t
         warnings.simplefilter("error")
         said = run("trajectory", *folders, *control, "--model", NET, "--limit", 400, "-o", tmp_path)
     assert said.count("recorded epoch-") == 16
+    assert "seed1: recorded epoch-003, 4 of 4" in said
+    assert "mixed1: recorded epoch-003, 4 of 4" in said
     assert "On shuffled labels it has" in said or "in two runs or more" in said
     frame = pd.read_csv(tmp_path / "runs.csv")
     key = ["layer", "measure", "against"]
@@ -321,7 +325,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_tables(trained,
     last = started(tmp_path / "killed")
     names += last.communicate(timeout=120)[0].splitlines(keepends=True)
     assert last.returncode == 0
-    told = [line for line in names if line.startswith("recorded")]
+    told = [line for line in names if "recorded" in line]
+    assert told
     assert len(set(told)) == len(told), f"recorded twice; seed {seed}"
     assert tables(tmp_path / "killed") == tables(tmp_path / "whole"), f"seed {seed}"
     for file in sorted((tmp_path / "whole").rglob("*.stats")):

@@ -6,6 +6,7 @@ import torch
 from scipy import stats as scipy_stats
 
 import cofire
+from cofire.following import checkpoint_list, followed
 from cofire.hypotheses import TABLES, class_entropies, community_sizes, entropies, modularities
 
 FORMS = {
@@ -116,6 +117,23 @@ def test_what_was_not_recorded_has_no_rows():
     path = cofire.trajectory([bare] * 3)
     assert [len(TABLES[number](path)) for number in (3, 4, 6)] == [0, 0, 0]
     assert "active_share" in entropies(path).measure.tolist()
+
+
+def test_windows_of_a_monitor_make_a_trajectory(tmp_path):
+    """Of which the first has no co-firing counts."""
+    digits, net = cofire.data.load("digits", limit=300), cofire.zoo.model("fcnn:64-48-10", seed=0).train()
+    with cofire.Monitor(net, save=tmp_path) as monitor:
+        for epoch in range(4):
+            for x, y in digits.batches(50, shuffle=True, seed=epoch):
+                net(x * (1 + epoch))
+                monitor.step(y)
+            monitor.log()
+    path = followed(checkpoint_list([tmp_path]))
+    assert path.accuracy.tolist() == [cofire.load(file).accuracy for file in sorted(tmp_path.iterdir())]
+    [row] = community_sizes(path).to_dict("records")
+    second = cofire.load(tmp_path / "window-00001.safetensors")["relu1"]
+    assert row["checkpoints"] == 3
+    assert row["first"].startswith(f"{cofire.communities(graph_of(second)).count}: ")
 
 
 def test_statistics_without_predictions(seen):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -733,6 +734,20 @@ def test_full_statistics_in_one_file_or_one_for_each_window(tmp_path):
     assert loaded.header["training"] == {"window": 1, "steps": 4, "every": 1, "epoch": 1}
 
 
+def test_values_beside_may_be_tensors(tmp_path):
+    model, data = network(), batches(1)
+    with cofire.Monitor(model, log=tmp_path / "a.csv", save=tmp_path / "a.safetensors") as monitor:
+        train(model, data, monitor)
+        numbers = monitor.log(loss=torch.tensor(0.5, requires_grad=True), accuracy=np.float32(0.25), epoch=1)
+        with pytest.raises(InputError, match=r"^losses must be a number; found Tensor\. Average it first\.$"):
+            monitor.log(losses=torch.ones(2))
+    expected = {"loss": 0.5, "accuracy": 0.25, "epoch": 1}
+    assert expected.items() <= numbers.items()
+    assert expected.items() <= cofire.load(tmp_path / "a.safetensors").header["training"].items()
+    [row] = csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text()))
+    assert (row["loss"], row["accuracy"], row["epoch"]) == ("0.5", "0.25", "1")
+
+
 # ---------------------------------------------------------------- two processes
 
 
@@ -754,10 +769,17 @@ def train_together(rank, world, folder):
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     model = nn.parallel.DistributedDataParallel(dyadic())
-    with cofire.Monitor(model if rank else model.module, log=folder / "run.csv", save=folder / "last.safetensors") as monitor:
-        for _ in range(2):
-            train(model, share(rank, world), monitor, lr=0.0)
-            numbers = monitor.log()
+    watched, data = model if rank else model.module, share(rank, world)
+    options = {"log": folder / "run.csv", "save": folder / "last.safetensors"}
+    with cofire.Monitor(watched, **options) as monitor:
+        train(model, data, monitor, lr=0.0)
+        monitor.log()
+        train(model, data[:1], monitor, lr=0.0)
+        state = monitor.state_dict()
+    with cofire.Monitor(watched, **options) as monitor:  # in the middle of the second window
+        monitor.load_state_dict(state)
+        train(model, data[1:], monitor, lr=0.0)
+        numbers = monitor.log()
     monitor.stats.save(folder / f"{rank}.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps(numbers))
     dist.barrier()
@@ -934,6 +956,24 @@ def test_settings_out_of_range(options, words):
     with pytest.raises(InputError) as found:
         cofire.Monitor(network(), **options)
     assert str(found.value) == words
+
+
+def test_a_state_of_another_process():
+    model, data = network(), batches(3)
+    with cofire.Monitor(model) as monitor:
+        for _ in range(2):
+            train(model, data, monitor)
+            state = monitor.state_dict()
+            monitor.log()
+    state["header"]["process"] = [1, 2]
+    words = "a monitor's state is of process 1 of 2 and this is 0 of 1: the window begins anew"
+    with cofire.Monitor(model) as monitor:
+        with pytest.warns(CofireWarning, match=words):
+            monitor.load_state_dict(state)
+        assert (monitor.samples, monitor.steps, monitor.windows) == (0, 6, 1)
+        train(model, data, monitor)
+        assert not math.isnan(monitor.log()["cofire/1/modularity"])  # over the means of the window before, which all have
+    assert monitor.stats.samples == 60
 
 
 def test_a_state_of_another_monitor():

@@ -10,6 +10,7 @@ import cofire
 import naive
 from cofire import data
 from cofire.errors import ActivationError, CofireWarning, InputError
+from cofire.recording import described
 
 
 def mlp(seed=0, inputs=6, classes=4):
@@ -78,7 +79,10 @@ def test_class_names_and_number_come_from_the_data():
     digits = data.load("digits", "test", limit=60)
     stats = cofire.record(cofire.zoo.model("fcnn:64-8-10"), digits.batches(32))
     assert stats.class_names == list(digits.classes)
-    assert stats.header["data"] == {"name": "digits", "split": "test", "digest": digits.digest}
+    said = {"name": "digits", "split": "test", "digest": digits.digest}
+    assert stats.header["data"] == said | {"reading": "1x8x8"}
+    assert described(digits.batches(normalize=((0.5,), (2.0,)))) == said | {"reading": "1x8x8, normalised by ((0.5,), (2.0,))"}
+    assert described([(torch.zeros(1), torch.zeros(1))]) == {"name": "list"}
     assert stats.header["model"]["digest"]
 
 

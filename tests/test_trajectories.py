@@ -80,8 +80,13 @@ def test_two_series_that_only_drift_have_nothing_left():
     row = row_of(path_of({"m": steps**2}, np.log1p(steps)), "m")
     assert row["spearman"] == 1
     assert math.isnan(row["partial_spearman"])  # both are the index
+    assert row["note"] == "the measure only follows the checkpoint's number"
     text = path_of({"m": steps**2}, np.log1p(steps)).verdict()
     assert "The number of the checkpoint alone does as well (1.00), so that says nothing" in text
+    assert text.endswith("nothing is left to relate: accuracy, or each of the measures, only follows it.")
+    wobble = np.random.default_rng(6).normal(size=15)
+    assert row_of(path_of({"m": wobble}, np.log1p(steps)), "m")["note"] == "accuracy only follows the checkpoint's number"
+    assert row_of(path_of({"m": wobble}, wobble[::-1]), "m")["note"] == ""
 
 
 def test_a_real_relation_survives_the_index():
@@ -186,7 +191,8 @@ def test_a_run_that_lacks_a_number_is_left_out_of_its_mean():
     assert math.isnan(alone["mean_low"])
     assert over_runs(paths).verdict().startswith("Over 2 of 3 runs and given the checkpoint's number, m of fc1")
     assert over_runs(paths[:2]).verdict() == (
-        "Nothing can be said: given the checkpoint's number, no measure relates to accuracy in two runs or more."
+        "Nothing can be said: given the checkpoint's number, no measure relates to accuracy in two runs or more. "
+        "Where accuracy rises with every checkpoint, the number leaves nothing to relate."
     )
 
 

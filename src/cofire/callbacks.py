@@ -12,6 +12,7 @@ from cofire import storage
 from cofire.batches import as_batch
 from cofire.errors import InputError, ModelError
 from cofire.monitoring import Monitor
+from cofire.processes import gather, rank
 
 __all__ = ["lightning", "transformers"]
 
@@ -90,7 +91,7 @@ def _lightning_class() -> type:
 
     class LightningMonitor(base):
         def __init__(self, model, labels, window, options):
-            self._session, self._name, self._labels, self._state = _Session(window, options), model, labels, None
+            self._session, self._name, self._labels, self._states = _Session(window, options), model, labels, []
 
         @property
         def monitor(self):
@@ -101,8 +102,9 @@ def _lightning_class() -> type:
                 for logger in trainer.loggers:  # at the trainer's step, as all else that it logs
                     logger.log_metrics(numbers, step=trainer.global_step)
 
-            self._session.begin(_called_by(module, self._name), self._state, log=log)
-            self._state = None
+            states, self._states = self._states, []  # one for each process
+            state = states[rank() if rank() < len(states) else 0] if states else None
+            self._session.begin(_called_by(module, self._name), state, log=log)
 
         def on_train_batch_end(self, trainer, _module, _outputs, batch, _index):
             given = as_batch(batch, None, None, "the batch").labels if self._labels is None else self._labels(batch)
@@ -118,10 +120,10 @@ def _lightning_class() -> type:
             self._session.end()
 
         def state_dict(self):
-            return {} if self.monitor is None else self.monitor.state_dict()
+            return {} if self.monitor is None else {"processes": gather(self.monitor.state_dict())}
 
         def load_state_dict(self, state_dict):
-            self._state = state_dict or None
+            self._states = state_dict.get("processes", [])
 
     return LightningMonitor
 
@@ -155,9 +157,9 @@ def _transformers_class() -> type:
             return self._session.monitor
 
         def on_train_begin(self, args, state, _control, model: Any = None, **_rest):
-            file = _state_file(args, state)
-            saved = None
-            if state.global_step and file.exists():
+            saved, files = None, [_state_file(state, args.output_dir, index) for index in (args.process_index, 0)]
+            file = next((file for file in files if state.global_step and file.exists()), None)
+            if file is not None:
                 tensors, header = storage.read(file)
                 saved = {"header": header, "tensors": tensors}
             self._session.begin(model, saved)
@@ -177,7 +179,7 @@ def _transformers_class() -> type:
 
         def on_save(self, args, state, _control, **_rest):
             own = self.monitor.state_dict()
-            storage.write(_state_file(args, state), own["tensors"], own["header"])
+            storage.write(_state_file(state, args.output_dir, args.process_index), own["tensors"], own["header"])
 
         def on_train_end(self, _args, _state, _control, **_rest):
             self._session.end()
@@ -185,6 +187,5 @@ def _transformers_class() -> type:
     return TransformersMonitor
 
 
-def _state_file(args: Any, state: Any) -> Path:
-    name = f"cofire-{args.process_index}.safetensors"
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / name
+def _state_file(state: Any, folder: str, process: int) -> Path:
+    return Path(folder) / f"checkpoint-{state.global_step}" / f"cofire-{process}.safetensors"

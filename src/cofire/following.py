@@ -82,8 +82,8 @@ def follow(
     """Record every checkpoint of a training, and follow its measures; what was recorded before is not recorded again.
 
     The statistics of each checkpoint are written to the folder once they are complete. A run that was stopped, at whatever
-    point, goes on there, and ends with the same numbers. Where the weights or the data are no longer those of a file, that
-    checkpoint is recorded again.
+    point, goes on there, and ends with the same numbers. Where the weights are no longer those of a file, or the data as far
+    as the batches say what they hold (those of :class:`cofire.images.Images` do), that checkpoint is recorded again.
 
     Args:
         model: A model of the checkpoints' architecture; it is left as it is.
@@ -120,9 +120,11 @@ def follow(
     folder, net = Path(folder), copy.deepcopy(model)
     for at, (name, file) in enumerate(files.items(), 1):
         net = _loaded(net, file)
-        mine = _record(net, batches, folder / f"{name}.stats", {})
-        if (test is not None and _record(net, test, folder / "test" / f"{name}.stats", _ACCURACY)) or mine:
-            (say or _nothing)(f"recorded {name}, {at} of {len(files)}")
+        recorded = _record(net, batches, folder / f"{name}.stats", {})
+        if test is not None:
+            recorded |= _record(net, test, folder / "test" / f"{name}.stats", _ACCURACY)
+        if recorded and say is not None:
+            say(f"recorded {name}, {at} of {len(files)}")
     return followed({name: folder / f"{name}.stats" for name in files}, test is not None)
 
 
@@ -168,7 +170,3 @@ def _compare_training(folder: Path, batches: Iterable) -> None:
             CofireWarning,
             stacklevel=3,
         )
-
-
-def _nothing(_words: str) -> None:
-    pass

@@ -17,6 +17,8 @@ _SHOWN = 8
 def community_sizes(path: Trajectory) -> "pandas.DataFrame":
     """Table 3: vertices of the largest communities at the first and the last checkpoint, and how their mean goes with accuracy.
 
+    Checkpoints without co-firing counts, such as the first window of a :class:`cofire.Monitor`, are passed over.
+
     Source:
         Paper 001, section 7.1. *Departure:* resolution 1. The paper's 0.5 in Gephi, 2 here, leaves nearly every vertex of a
         graph as dense as these alone.
@@ -31,8 +33,9 @@ def community_sizes(path: Trajectory) -> "pandas.DataFrame":
     import pandas as pd
 
     rows = []
-    for layer in path.communities[0] if path.communities else ():
-        ends = {"first": path.communities[0][layer], "last": path.communities[-1].get(layer, ())}
+    for layer in [layer for layer, measure in path.values if measure == "nodes_per_community"]:
+        held = [sizes[layer] for sizes in path.communities if layer in sizes]
+        ends = {"first": held[0], "last": held[-1]}
         said = {end: f"{len(sizes)}: {' '.join(map(str, sizes[:_SHOWN]))}" for end, sizes in ends.items()}
         rows.append({"layer": layer, **said, **related(path.values[layer, "nodes_per_community"], path.accuracy)})
     return pd.DataFrame(rows)

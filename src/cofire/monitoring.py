@@ -5,7 +5,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from cofire.batches import LABELS, classes_of, logits_of, predictions, samples_i
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.listing import LayerInfo
 from cofire.loggers import log_to
-from cofire.processes import gather, rank
+from cofire.processes import gather, rank, world_size
 from cofire.scalars import scalars
 from cofire.stats import FiringStats
 from cofire.version import __version__
@@ -249,15 +249,16 @@ class Monitor:
         """End the window: give its numbers, write them and the full statistics, and begin the next one.
 
         Args:
-            values: More numbers to write beside them, such as ``epoch=3``.
+            values: More numbers to write beside them, such as ``epoch=3`` or ``loss=loss``.
 
         Returns:
             ``values``, ``cofire/left_out`` and the numbers of :func:`scalars`, at most 20 for a layer; of a window without
             samples, ``values`` and the two counts alone.
 
         Raises:
-            InputError: No labelled batch was seen in the first window.
+            InputError: No labelled batch was seen in the first window, or a value that is no number.
         """
+        values = {name: _number(name, value) for name, value in values.items()}
         parts = gather((None if self._window is None else self._window.stats({}), self._left_out))
         seen = [stats for stats, _ in parts if stats is not None and stats.samples]
         left_out = sum(count for _, count in parts)
@@ -292,24 +293,34 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything from which a resumed training goes on bit for bit, in mid-window too: ``header``, plain values, and
-        ``tensors`` by name.
+        ``tensors`` by name. Of several processes, each has its own.
         """
         header, tensors = self._window.state() if self._window is not None else (None, {})
         counted = {"steps": self.steps, "windows": self.windows, "left_out": self._left_out, "classes": self.classes}
-        return {"header": {**counted, "window": header}, "tensors": tensors}
+        return {"header": {**counted, "process": [rank(), world_size()], "window": header}, "tensors": tensors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave, in a monitor that was made with the same arguments.
 
+        The state of another process, or of a training with another number of them, tells the steps and the windows before;
+        the window that was under way then begins anew, with a warning.
+
         Raises:
             InputError: The state is of a monitor with other choices.
         """
-        header = state["header"]
-        window = None
+        header, here = state["header"], [rank(), world_size()]
+        window, left_out = None, header["left_out"]
         if header["window"] is not None:
             window = Window(header["classes"], self.choices, self.threshold)
             window.restore(header["window"], state["tensors"])
-        self.steps, self.windows, self._left_out = header["steps"], header["windows"], header["left_out"]
+            if header["process"] != here:
+                (was, of), (now, count) = header["process"], here
+                warnings.warn(
+                    f"a monitor's state is of process {was} of {of} and this is {now} of {count}: the window begins anew",
+                    CofireWarning, stacklevel=2,
+                )  # fmt: skip
+                window, left_out = Window(window.classes, self.choices, self.threshold, window.basis), 0
+        self.steps, self.windows, self._left_out = header["steps"], header["windows"], left_out
         self.classes, self._window, self._held, self._labelled = header["classes"], window, [], False
         if self._entered:
             self._observe()
@@ -339,6 +350,15 @@ class _Hook:
 
 def _nothing(*_args) -> None:
     """The hook of a copy."""
+
+
+def _number(name: str, value: Any) -> float:
+    """A plain number, of a tensor or an array of one as well: it goes into a file's header too."""
+    with suppress(RuntimeError, ValueError):  # of several
+        value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, int | float):
+        raise InputError(f"{name} must be a number", f"found {type(value).__name__}", "Average it first.")
+    return value
 
 
 def _finite(seen: dict[LayerInfo, Tensor]) -> bool:

@@ -148,7 +148,8 @@ def record(
         elif recording.way == "cache":
             recording.open()
     header = {
-        "model": {"name": type(taps.model).__name__, "digest": digest(taps.model), "weight_norm": weight_norm(taps.model)},
+        "model": {"name": type(taps.model).__name__, "digest": digest(taps.model)},
+        "weight_norm": weight_norm(taps.model),
         "data": described(batches),
         "class_names": list(class_names) if class_names is not None else class_names_of(batches),
         "histograms": recording.said,

@@ -104,7 +104,10 @@ class Trajectory:
             text += f"The number of the checkpoint alone does as well ({index:.2f}), so that says nothing. "
         partial = [row for row in own if not math.isnan(row["partial_spearman"])]
         if not partial:
-            return text + "Given the checkpoint's number, nothing is left to relate."
+            return (
+                text
+                + f"Given the checkpoint's number, nothing is left to relate: {what}, or each of the measures, only follows it."
+            )
         best = max(partial, key=lambda row: abs(row["partial_spearman"]))
         text += f"Given the checkpoint's number, the strongest is {best['measure']} of {best['layer']} "
         text += f"({best['partial_spearman']:+.2f}), the largest of {len(partial)}: with {count} checkpoints, "
@@ -163,7 +166,7 @@ def trajectory(
     for at, stats in enumerate(checkpoints):
         first = stats if first is None else first
         _compare(first, stats, str(at) if names is None or at >= len(names) else names[at])
-        norm = stats.header.get("model", {}).get("weight_norm")
+        norm = stats.header.get("weight_norm")
         trivial = {(ALL, "checkpoint_index"): float(at), **({} if norm is None else {(ALL, "weight_norm"): norm})}
         graphs = {name: coactivation(layer, sensible_top(layer)) for name, layer in stats.items() if layer.cofire is not None}
         groups = {name: communities(graph) for name, graph in graphs.items()}
@@ -255,11 +258,13 @@ def related(series: np.ndarray, target: np.ndarray) -> dict[str, Any]:
     """How a series over checkpoints goes with another: a line of :meth:`Trajectory.correlations`."""
     known = np.isfinite(series) & np.isfinite(target)
     x, y, index = series[known], target[known], np.flatnonzero(known).astype(float)
-    note = ""
+    both = {"the measure": x, "accuracy": y}
+    flat = [what for what, values in both.items() if constant(values)]
+    drifts = [what for what, values in both.items() if abs(rank_correlation(values, index)) > 1 - 1e-12]
     if len(x) < 3:
         note = "fewer than three checkpoints have both"
-    elif constant(x) or constant(y):
-        note = f"{'the measure' if constant(x) else 'accuracy'} is constant"
+    else:
+        note = f"{flat[0]} is constant" if flat else f"{drifts[0]} only follows the checkpoint's number" if drifts else ""
     numbers = {
         "pearson": correlation(x, y), "spearman": rank_correlation(x, y),
         "partial_spearman": partial_correlation(ranks(x), ranks(y), index), "differences": correlation(np.diff(x), np.diff(y)),

@@ -79,5 +79,5 @@ class Follower:
         batches = images.batches(256, normalize=self.normalize)
         unseen = None if self.test is None else replace(source, limit=None).load(self.test)
         test = None if unseen is None else unseen.batches(256, normalize=self.normalize)
-        path = follow(net, checkpoints, batches, folder, test, typer.echo)
+        path = follow(net, checkpoints, batches, folder, test, lambda words: typer.echo(f"{folder.name}: {words}"))
         return path, folder / f"{path.names[-1]}.stats"

@@ -94,9 +94,11 @@ def graph(
 
 
 @app.command(
-    epilog="Example: cofire trajectory checkpoints/ --model zoo:001-mnist --data mnist --data-root data -o trajectory/. "
+    epilog="Example: cofire trajectory checkpoints/ --model zoo:001-mnist --data mnist --data-root data --test test "
+    "-o trajectory/. "
     "Or on statistics recorded before: cofire trajectory epoch0.stats epoch1.stats epoch2.stats -o trajectory/. "
-    "Or over seeds: cofire trajectory seed0/ seed1/ seed2/ --model zoo:001-mnist --data mnist --data-root data -o trajectory/"
+    "Or over seeds, beside trainings on shuffled labels: cofire trajectory seed0/ seed1/ --control mixed0/ --control mixed1/ "
+    "--model zoo:001-mnist --data mnist --data-root data -o trajectory/"
 )
 def trajectory(
     checkpoints: Annotated[
@@ -137,15 +139,19 @@ def trajectory(
     followed = [follower.follow(paths, folder) for paths, folder in zip(places, folders, strict=True)]
     runs = [path for path, _ in followed]
     shuffled = [follower.follow([path], folder, mixed=True)[0] for path, folder in zip(control or (), controls, strict=True)]
+    found, written = runs[0], "trajectory.csv, correlations.csv, and the tables of paper 001"
+    shown = found.correlations()
     if several or shuffled:
-        joined = over_runs(runs, shuffled)
-        frame, words = joined.frame(), joined.verdict()
+        found, written = over_runs(runs, shuffled), f"runs.csv, and for each run {written}"
+        frame = found.frame()
         write_frame(frame, out / "runs.csv", "a table of correlations")
-        shown, written = frame.query("statistic == 'partial_spearman'"), "runs.csv, and for each run "
-    else:
-        shown, words, written = runs[0].correlations(), runs[0].verdict(), ""
+        known = frame.query("statistic in ('partial_spearman', 'spearman') and mean == mean")
+        shown = known.sort_values("statistic", kind="stable")  # partial correlations first
+        shown = shown[[name for name in shown if not name.startswith(("beyond_", "shuffled_"))]]
     typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    typer.echo(f"\n{words}\n\nwritten to {out}: {written}trajectory.csv, correlations.csv, and tables 3 to 6 of paper 001")
+    for against in ("accuracy", "test_accuracy") if test else ("accuracy",):
+        typer.echo(f"\n{found.verdict(against)}")
+    typer.echo(f"\nwritten to {out}: {written}")
     if report is not None:
         drawn = {folder.name: path for folder, path in zip(folders, runs, strict=True)}
         page.write(load(followed[0][1]), report, title="Over a training", command=command(), seed=seed, trajectories=drawn)
