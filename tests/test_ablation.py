@@ -88,6 +88,16 @@ def test_units_that_never_fire_and_units_that_always_do_can_go():
         assert float(curve.loss[removed]) == pytest.approx(loss, rel=1e-4)
 
 
+def test_under_autocast_every_step_is_a_masked_forward_pass():
+    net, (x, y) = fitted(12, 20, 16, 4), blobs(seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        stats = cofire.record(net, batched(x, y), progress=False)
+        curve = cofire.ablate(net, batched(x, y), stats, fill="zero", steps=[0, 9, 36], progress=False)
+        correct, loss = masked_by_hand(net, x, y, curve.sequences[0], {name: torch.zeros(20) for name in stats}, 9)
+    assert abs(round(float(curve.accuracy[1]) * len(y)) - correct) <= 1
+    assert float(curve.loss[1]) == pytest.approx(loss, rel=1e-2)
+
+
 def test_removing_several_units_at_a_step_is_removing_them_one_by_one():
     net, (x, y) = fitted(12, 20, 16, 4), blobs(seed=1)
     stats = cofire.record(net, batched(*blobs()), progress=False)

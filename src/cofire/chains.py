@@ -73,13 +73,15 @@ def chain_from(seen: Calls, entry: str) -> Chain | None:
         linear, *rest = rest
         if type(linear.module) is not nn.Linear or not _same(linear.inputs, value):
             return None
+        if linear.output is None or linear.output.dtype != linear.module.weight.dtype:
+            return None  # under autocast, what is computed is not what the weights say
         if any(other.module is linear.module for other in rest):
             return None  # it is used twice: removing a unit would change both
         if not rest:
             return Chain(entry, (*links, Link(linear.module, None, None))) if _same(linear.output, seen.logits) else None
         following, *rest = rest
         function, value = _FUNCTIONS.get(following.kind or ""), following.output
-        if function is None or linear.output is None or not _same(function(linear.output), value):
+        if function is None or not _same(function(linear.output), value):
             return None
         links.append(Link(linear.module, following.layer, function))
     return None
