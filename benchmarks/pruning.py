@@ -306,6 +306,13 @@ def spread(values) -> str:
     return f"{mean(values):.0%} ({min(values):.0%} to {max(values):.0%})" if len(values) > 1 else f"{values[0]:.0%}"
 
 
+def place(key: tuple[str, str, str]) -> tuple[int, int]:
+    """Where a row of a table stands, by its source, order and way."""
+    _, by, way = key
+    orders, ways = ["", *OURS, *PEERS], ["", *WAYS]
+    return orders.index(by), ways.index(way)
+
+
 def best_peer(rows: list[dict]) -> tuple[str, str]:
     """The row of torch-pruning's that removes most on the images that are for choosing."""
     found: dict[tuple[str, str], list[float]] = {}
@@ -337,7 +344,7 @@ def page(result: dict) -> str:
         f"| order | removed how | {' | '.join(nets)} |",
         "| --- | --- |" + " --: |" * len(nets),
     ]
-    for source, by, way in dict.fromkeys((row["source"], row["by"], row["way"]) for row in rows):
+    for source, by, way in sorted({(row["source"], row["by"], row["way"]) for row in rows}, key=place):
         found = [
             [row["removable"] for row in rows if (row["net"], row["source"], row["by"], row["way"]) == (name, source, by, way)]
             for name in nets
@@ -363,7 +370,7 @@ def page(result: dict) -> str:
             "",
         ]
         lines += [f"| order | removed how | {' | '.join(nets)} |", "| --- | --- |" + " --: |" * len(nets)]
-        for key in dict.fromkeys((row["source"], row["by"], row["way"]) for row in result["tuned"]):
+        for key in sorted({(row["source"], row["by"], row["way"]) for row in result["tuned"]}, key=place):
             cells = []
             for name in nets:
                 found = [row for row in result["tuned"] if (row["net"], row["source"], row["by"], row["way"]) == (name, *key)]
