@@ -78,6 +78,15 @@ def test_moments_of_four_samples():
     assert state["high"].tolist() == [[3, -2], [5, -7]]
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("odd", [0.0, -0.0, -1.0, math.nan, math.inf])
+def test_zeros_are_counted_whatever_else_there_is(odd, threshold):
+    acts = torch.tensor([[0.0, 0.2, odd], [3.0, 0.0, 1.0], [0.0, 0.7, 0.0]])
+    state = moments_of(acts, [0, 1, 1], threshold=threshold).state()
+    assert state["zeros"].tolist() == [[1, 0, int(odd == 0)], [1, 1, 1]]
+    assert state["fire"].tolist() == [[0, int(threshold < 0.2), int(odd > threshold)], [1, 1, 1]]
+
+
 def test_bins_are_those_one_would_draw():
     values = column(1, 1.5, 2, 2.999, 3, 4.5, 5)
     low, high = values.amin(0).double(), values.amax(0).double()

@@ -130,14 +130,15 @@ class Moments:
         groups = labels if self.by_class else torch.zeros_like(labels)
         self.lowest.index_reduce_(0, groups, values, "amin")
         self.highest.index_reduce_(0, groups, values, "amax")
-        signed = values.device.type != "cpu" or bool(self.lowest.amin() < 0)  # on a device, the look itself would cost a sync
+        # On a device, the look itself would cost a sync; where there is a NaN, the answer is no.
+        unsigned = values.device.type == "cpu" and bool(self.lowest.amin() >= 0)
         flags = work.buffer("flags", shape, torch.float32)
         fire, zeros = work.buffer("counts", self._pending.shape, torch.float32).zero_()
         fire.index_add_(0, labels, torch.gt(values, self.threshold, out=flags))
-        if signed or self.threshold != 0:
-            zeros.index_add_(0, labels, torch.eq(values, 0, out=flags))
-        else:  # what does not fire is zero
+        if unsigned and self.threshold == 0:  # what does not fire is zero
             torch.sub(torch.bincount(labels, minlength=len(fire))[:, None], fire, out=zeros)
+        else:
+            zeros.index_add_(0, labels, torch.eq(values, 0, out=flags))
         self._pending[0] += fire
         self._pending[1] += zeros
         wide = work.buffer("wide", shape, torch.float64).copy_(values)
@@ -147,7 +148,7 @@ class Moments:
         # has its minimum at the smallest positive value; the same for negative values with another shift.
         bits, shifted = values.view(self._bits), work.buffer("bits", shape, self._bits)
         self.least_positive.index_reduce_(0, groups, torch.add(bits, self._top, out=shifted), "amin")
-        if signed:
+        if not unsigned:
             self.least_negative.index_reduce_(0, groups, torch.sub(bits, 1, out=shifted), "amin")
 
     def _flush(self) -> None:
