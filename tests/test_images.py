@@ -43,6 +43,14 @@ def test_batches_agree_with_a_data_loader():
         assert torch.equal(a, b)
 
 
+def test_a_rest_of_one_is_no_batch_to_train_on():
+    images = made()
+    size = next(size for size in range(2, len(images)) if len(images) % size == 1)
+    training = images.batches(size, shuffle=True)
+    assert [len(labels) for _, labels in training] == [size] * (len(training) - 1) + [size + 1]
+    assert [len(labels) for _, labels in images.batches(size)][-1] == 1
+
+
 def test_each_pass_has_its_own_order_and_can_be_repeated():
     batches = made().batches(4, shuffle=True, seed=3)
     passes = [torch.cat([inputs for inputs, _ in batches]) for _ in range(3)]

@@ -1,10 +1,10 @@
 """Labelled pictures in memory, and the batches that a model is fed with."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, final
 
 import numpy as np
@@ -162,7 +162,8 @@ class Batches:
 
     Args:
         dataset: The pictures.
-        batch_size: Samples in each batch but the last, which has the rest.
+        batch_size: Samples in each batch but the last, which has the rest. With ``shuffle``, which is for training, a rest of
+            one goes to the batch before it: normalisation over a batch needs two.
         shuffle: Whether the order changes with each pass.
         seed: Of the orders.
         device: Where the batches are put; None leaves them where the pictures are.
@@ -199,7 +200,7 @@ class Batches:
                 )
 
     def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.batch_size)
+        return len(self._starts())
 
     def __iter__(self) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]]:
         order = None
@@ -224,10 +225,15 @@ class Batches:
         """How many pictures one pass gives."""
         return len(self.dataset)
 
+    def _starts(self) -> list[int]:
+        starts = list(range(0, len(self.dataset), self.batch_size))
+        alone = self.shuffle and self.batch_size > 1 and len(starts) > 1 and starts[-1] == len(self.dataset) - 1
+        return starts[:-1] if alone else starts
+
     def _slices(self, order: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         pixels, labels = self.dataset.pixels, self.dataset.labels
-        for start in range(0, len(labels), self.batch_size):
-            part = slice(start, start + self.batch_size) if order is None else order[start : start + self.batch_size]
+        for start, end in pairwise([*self._starts(), len(labels)]):
+            part = slice(start, end) if order is None else order[start:end]
             inputs = self.dataset._read(pixels[part].to(device=self.device))
             if self.normalize is not None:
                 mean, deviation = (inputs.new_tensor(list(values)).view(-1, 1, 1) for values in self.normalize)
