@@ -178,6 +178,17 @@ def page(result: dict) -> str:
         )
         falls = "; ".join(f"{row['methods']['boosted']['loss_gain']:.3f}" for row in rows_)
         lines.append(f"| {cell} | {epochs} | {pairs} | {falls} |")
+    for method, words in (
+        ("last hidden layer", "the linear probe of the last hidden layer"),
+        ("all hidden layers by gradients", "the logistic regression by gradients on all hidden layers"),
+    ):
+        against = [row["methods"][method] for row in found]
+        above = sum(each["boost_minus_low"] > 0 for each in against)
+        below = sum(each["boost_minus_high"] < 0 for each in against)
+        lines += [
+            "",
+            f"It is more accurate than {words} in {above} of {len(against)} nets by their intervals, less in {below}.",
+        ]
     return "\n".join(lines)
 
 
