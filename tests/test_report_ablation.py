@@ -144,7 +144,7 @@ def rows(page) -> list[tuple[str, list]]:
 
 def test_the_page_carries_the_section():
     script = bundle("main.js")
-    assert re.search(r"table, ablation, boost, trust, carry", script)
+    assert re.search(r"table, ablation, boost, trust, training, carry", script)
     for name in ("ablation", "ablationdata", "ablationdrawing"):
         assert f'modules["sections/{name}.js"]' in script
 

@@ -83,8 +83,8 @@ def test_the_twin_holds_every_series(made):
             for key in CHOICES:
                 wanted = related.loc[(series["layer"], series["measure"]), key]
                 assert series[key] == (None if math.isnan(wanted) else pytest.approx(wanted, rel=1e-5))
-            assert series["baseline"] is (series["measure"] in ("checkpoint_index", "active_share", "davies_bouldin", "scatter_ratio",
-                "participation_ratio", "dormant_share"))  # fmt: skip
+            assert series["baseline"] is (series["measure"] in ("checkpoint_index", "active_share", "weight_norm", "davies_bouldin",
+                "scatter_ratio", "participation_ratio", "dormant_share"))  # fmt: skip
     assert {series["measure"] for series in about["runs"][0]["series"]} == about["measures"].keys()
     assert all(said["words"] for said in about["measures"].values())
 
