@@ -294,7 +294,9 @@ def test_words_follow_from_the_run(run):
         assert by_data == sorted(by_data, reverse=True)
     assert "**One threshold for all data**: no number tells." in short
     assert not any(tells(name, "whole") for name in scopes["both families"])
-    assert "neither the excess nor its sum nor the mean activation entropy ranks nets by their test accuracy in\n  both" in short
+    assert (
+        "neither the excess nor its sum nor the mean activation entropy ranks nets by their test accuracy in\n  both" in short
+    )
     assert [name for name in (*excess, *entropies) if ranks(name)] == ["activation_entropy_total"]
     conv = families[list(FAMILIES).index("conv")]
     assert conv["activation_entropy_total"].granulated[0] < conv["parameters"].granulated[0]

@@ -104,8 +104,8 @@ def _boosted(net: nn.Module, train: Images, held: Images, test: Images, seed: in
     }  # fmt: skip
 
 
-def _with_dropout(net: nn.Module, batches: Iterable, seed: int) -> float | None:
-    """Accuracy with dropout left on, as a model that was never put into eval mode has; None without dropout."""
+def _with_dropout(net: nn.Module, batches: Iterable, seed: int) -> float:
+    """Accuracy with dropout left on, as a model that was never put into eval mode has; NaN without dropout."""
     parts, labels = [], []
     droppers = [module for module in net.modules() if isinstance(module, nn.Dropout) and module.p > 0]
     with evaluating(net), torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -115,7 +115,7 @@ def _with_dropout(net: nn.Module, batches: Iterable, seed: int) -> float | None:
         for inputs, truth in batches:
             parts.append(net(inputs))
             labels.append(truth)
-    return accuracy(torch.cat(parts), torch.cat(labels)) if droppers else None
+    return accuracy(torch.cat(parts), torch.cat(labels)) if droppers else math.nan
 
 
 def _mean(values) -> float:
@@ -175,7 +175,7 @@ def _findings(rows: list[dict]) -> list[Finding]:
     )  # fmt: skip
     lost = {
         net: [100 * (row["base"] - row["with_dropout"]) for row in group]
-        for net, group in by_net(rows).items() if group[0]["with_dropout"] is not None
+        for net, group in by_net(rows).items() if not math.isnan(group[0]["with_dropout"])
     }  # fmt: skip
     parts = "; ".join(f"{net} {mean_and_range(values)}" for net, values in lost.items())
     enough = sum(_mean(values) >= _CLAIMED[net] / 2 for net, values in lost.items())
@@ -194,7 +194,7 @@ def _tables(rows: list[dict]) -> list[Table]:
         lines = []
         for epoch in sorted({row["epoch"] for row in mine}):
             here = [row for row in mine if row["epoch"] == epoch]
-            columns = [[100 * row[key] for row in here if row[key] is not None] for key in ("base", "with_dropout")]
+            columns = [[100 * row[key] for row in here] for key in ("base", "with_dropout")]
             columns += [[100 * row["gains"].get(name, math.nan) for row in here] for name in shown]
             lines.append([epoch, *map(mean_and_range, columns)])
         averages = [mean_and_range(_average(rows, net, name)) for name in shown]

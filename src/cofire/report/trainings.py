@@ -20,6 +20,8 @@ _OWN = {
     "modularity": ("", "Modularity of the co-firing graph, units divided among the classes that they represent."),
     "modularity_shen": ("", "The same for overlapping classes, pairs counted without weights."),
     "modularity_chen": ("", "The same for overlapping classes, pairs counted with their weights."),
+    "modularity_bisection": ("", "Modularity of the co-firing graph in two halves (Kernighan-Lin)."),
+    "nodes_per_community": ("units", "Vertices in a community of the co-firing graph, mean over communities."),
     "unique_units": ("units", "Units that represent one class only, mean over classes."),
 }
 
