@@ -1,7 +1,7 @@
 """Measures over the checkpoints of a training, and what relates to accuracy beyond that both drift."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,8 @@ from torch import nn
 from cofire import baselines
 from cofire.correlations import constant, correlation, partial_correlation, rank_correlation, ranks
 from cofire.errors import InputError
-from cofire.graphs import coactivation, sensible_top, unique_units
+from cofire.graphs import Coactivation, coactivation, sensible_top, unique_units
 from cofire.information import activation_entropy
-from cofire.layer import LayerStats
 from cofire.margins import Outputs
 from cofire.measures import MEASURES, summary
 from cofire.modularities import modularity, modularity_bisection, modularity_chen, modularity_shen
@@ -168,11 +167,11 @@ def trajectory(
         _compare(first, stats, str(at) if names is None or at >= len(names) else names[at])
         norm = stats.header.get("weight_norm")
         trivial = {(ALL, "checkpoint_index"): float(at), **({} if norm is None else {(ALL, "weight_norm"): norm})}
-        graphs = {name: coactivation(layer, sensible_top(layer)) for name, layer in stats.items() if layer.cofire is not None}
+        graphs = _graphs(stats)
         groups = {name: communities(graph) for name, graph in graphs.items()}
         searched = {(name, "modularity_bisection"): modularity_bisection(graph) for name, graph in graphs.items()}
-        searched |= {(name, "nodes_per_community"): found.mean_size for name, found in groups.items()}
-        found.append(trivial | values_of(stats) | searched)
+        searched |= {(name, "nodes_per_community"): group.mean_size for name, group in groups.items()}
+        found.append(trivial | _values(stats, graphs, baselines.table(stats)) | searched)
         by_class.append(_by_class(stats))
         sizes.append({name: tuple(found.sizes.tolist()) for name, found in groups.items()})
         accuracy.append(_accuracy(stats))
@@ -233,22 +232,29 @@ def values_of(stats: FiringStats, model: nn.Module | None = None, seen: Outputs 
     Returns:
         Numbers by layer and measure; those of the whole model under "all layers". Baselines without a value are left out.
     """
-    frame = baselines.table(stats, model, seen).dropna(subset=["value"])
+    return _values(stats, _graphs(stats), baselines.table(stats, model, seen))
+
+
+def _graphs(stats: FiringStats) -> dict[str, Coactivation]:
+    """The co-firing graph of each layer whose counts were recorded."""
+    return {name: coactivation(layer, sensible_top(layer)) for name, layer in stats.items() if layer.cofire is not None}
+
+
+def _values(stats: FiringStats, graphs: Mapping[str, Coactivation], frame: "pandas.DataFrame") -> dict[tuple[str, str], float]:
+    frame = frame.dropna(subset=["value"])
     found = dict(zip(zip(frame.layer, frame.baseline, strict=True), frame.value, strict=True))
     rows = summary(stats).to_dict("records")
     for row in rows:
         name = row["layer"]
         here = {"active_share": row["live"] / row["units"], **{key: row[key] for key in _SUMMARISED if key in row}}
-        found |= {(name, measure): value for measure, value in (here | _of_graph(stats[name])).items()}
+        here |= _of_graph(graphs[name]) if name in graphs else {}
+        found |= {(name, measure): value for measure, value in here.items()}
     live, units = (sum(row[key] for row in rows) for key in ("live", "units"))
     entropy = sum(row.get("activation_entropy_total", math.nan) for row in rows)
     return found | {(ALL, "active_share"): live / max(units, 1), (ALL, "activation_entropy_total"): entropy}
 
 
-def _of_graph(layer: LayerStats) -> dict[str, float]:
-    if layer.cofire is None:
-        return {}
-    graph = coactivation(layer, sensible_top(layer))
+def _of_graph(graph: Coactivation) -> dict[str, float]:
     forms = {"modularity": modularity, "modularity_shen": modularity_shen, "modularity_chen": modularity_chen}
     unique = float(unique_units(graph).diagonal().double().mean())
     return {**{name: form(graph) for name, form in forms.items()}, "unique_units": unique}

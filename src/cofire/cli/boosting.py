@@ -23,6 +23,7 @@ from cofire.cli.options import (
     app,
     command,
     normal,
+    write_results,
 )
 from cofire.sources import DataSource, ModelSource, subject
 
@@ -56,7 +57,6 @@ def boost(
     from cofire import report as page
     from cofire.boosting import boost as room
     from cofire.errors import InputError
-    from cofire.export import write_frame
 
     if not 0 < held < 1:
         raise InputError("--held is a share between 0 and 1", f"found {held}")
@@ -71,12 +71,7 @@ def boost(
     typer.echo("")
     for word in boosted.words:
         typer.echo(f"- {word}")
-    if table is not None:
-        write_frame(frame, table, "a table of gains")
-        typer.echo(f"table written to {table}")
-    if out is not None:
-        boosted.save(out)
-        typer.echo(f"boost written to {out}")
+    write_results(frame, table, "a table of gains", boosted, out, "boost")
     if report is not None:
         page.write(loaded, report, title=f"Boost of {model}", command=command(), seed=seed, boost=boosted)
         typer.echo(f"report written to {report}")

@@ -40,6 +40,7 @@ __all__ = [
     "command",
     "normal",
     "say_all",
+    "write_results",
 ]
 
 app = typer.Typer(
@@ -119,3 +120,15 @@ def say_all(found) -> None:
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     for finding in found:
         console.print(f"- {finding.text}", markup=False)
+
+
+def write_results(frame, table: Path | None, what: str, result, out: Path | None, name: str) -> None:
+    """Write a table and a result where files for them were named, and say so."""
+    from cofire.export import write_frame
+
+    if table is not None:
+        write_frame(frame, table, what)
+        typer.echo(f"table written to {table}")
+    if out is not None:
+        result.save(out)
+        typer.echo(f"{name} written to {out}")

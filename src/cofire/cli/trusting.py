@@ -23,6 +23,7 @@ from cofire.cli.options import (
     app,
     command,
     normal,
+    write_results,
 )
 from cofire.sources import DataSource, ModelSource, subject
 
@@ -51,7 +52,6 @@ def trust(
 ) -> None:  # fmt: skip
     """Say whether wrong predictions can be told from right ones, by the softmax or by the firing of hidden units."""
     from cofire import report as page
-    from cofire.export import write_frame
     from cofire.familiarities import familiarity
     from cofire.trusting import trust as room
 
@@ -67,18 +67,15 @@ def trust(
     for coverage in _COVERAGES:
         row = curve.iloc[max(round(coverage * len(curve)) - 1, 0)]
         typer.echo(f"  {coverage:4.0%} given: {row.risk:.2%} (MSP {row.msp:.2%}, at best {row.perfect:.2%})")
+    write_results(frame, table, "a table of scores", found, out, "trust")
+    if not doubtful and report is None:
+        return
     seen = familiarity(loaded, net, unseen, layers=layers, at=at, device=device)
     if doubtful:
         typer.echo("\nThe most doubtful predictions:")
     for sample in found.final.sort(stable=True).indices[:doubtful].tolist():
         said = str(seen.explain(sample)).removeprefix(f"Sample {sample} ")
         typer.echo(f"  {validation} {sample}, labelled {held.classes[int(held.labels[sample])]!r}, {said}")
-    if table is not None:
-        write_frame(frame, table, "a table of scores")
-        typer.echo(f"table written to {table}")
-    if out is not None:
-        found.save(out)
-        typer.echo(f"trust written to {out}")
     if report is not None:
         title = f"Trust in {model}"
         page.write(loaded, report, title=title, command=command(), seed=seed, trust=found, familiar=(seen, held))

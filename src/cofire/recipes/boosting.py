@@ -18,7 +18,7 @@ from cofire.wrappers import evaluating
 
 __all__ = ["run"]
 
-_VGG = Net("cifar10", "zoo:vgg16_cifar", (50_000, 10_000), limit=2_000, epochs=10, batch=32)
+_NETS = NETS | {"vgg16-cifar10": Net("cifar10", "zoo:vgg16_cifar", (50_000, 10_000), limit=2_000, epochs=10, batch=32)}
 _CLAIMED = {
     "mnist": 1.5, "fashion-mnist": 0.4, "cifar10": 5.4, "vgg16-cifar10": 0.6, "resnet50-cifar10": 1.1,
     "resnet50-plantvillage": 2.9, "inception-v3-cifar100": 1.0,
@@ -48,7 +48,7 @@ def run(settings: Settings) -> Found:
     for name in _CLAIMED:
         if settings.only is not None and name not in settings.only:
             continue
-        net = NETS.get(name, _VGG)
+        net = _NETS[name]
         limit = settings.limit or net.limit
         images, test = (
             data.load(net.data, part, root=settings.root, limit=most, channels=net.channels, size=net.size)
@@ -83,18 +83,8 @@ def _boosted(net: nn.Module, train: Images, held: Images, test: Images, seed: in
     table = found.summary().query("split == 'test'").set_index("method")
     gains = {name: float(table.gain[name]) for name in table.index}
     for name, layers, over in (("paper, last two layers", 2, unseen), ("paper, on training data", 1, batches)):
-        paper = boost(
-            net,
-            batches,
-            stats,
-            chosen,
-            "paper",
-            layers=min(layers, len(stats)),
-            test=over,
-            controls=False,
-            seed=seed,
-            progress=False,
-        )
+        asked = {"layers": min(layers, len(stats)), "test": over, "controls": False, "seed": seed, "progress": False}
+        paper = boost(net, batches, stats, chosen, "paper", **asked)
         row = paper.summary().query("split == 'test' and method == 'boosted'").iloc[0]
         gains[name] = float(row["gain"])
     return {
@@ -207,7 +197,7 @@ def _tables(rows: list[dict]) -> list[Table]:
 
 def _made(rows: list[dict]) -> Table:
     lines = [
-        [net, NETS.get(net, _VGG).model, how["shape"], f"{how['pictures']:,}", f"{how['tests']:,}",
+        [net, _NETS[net].model, how["shape"], f"{how['pictures']:,}", f"{how['tests']:,}",
          len({row["seed"] for row in group}), f"`{how['command']}`", f"{how['date']}, torch {how['torch']}"]
         for net, group in by_net(rows).items() for how in [group[0]["made"]]
     ]  # fmt: skip

@@ -16,7 +16,6 @@ _OWN = {
     "activation_entropy_total": ("bits", "Sum of the activation entropy over units; it falls by itself when units die."),
     "active_share": ("share", "Share of units that fire for some sample."),
     "checkpoint_index": ("number", "Number of the checkpoint: what anything that only drifts goes with."),
-    "weight_norm": ("", "Norm of all weights."),
     "modularity": ("", "Modularity of the co-firing graph, units divided among the classes that they represent."),
     "modularity_shen": ("", "The same for overlapping classes, pairs counted without weights."),
     "modularity_chen": ("", "The same for overlapping classes, pairs counted with their weights."),

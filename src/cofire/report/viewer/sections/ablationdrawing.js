@@ -1,6 +1,7 @@
 // The drawing of ablation curves: lines over the number of units removed, and what they are at the pointer.
 
-import { h, hideTip, picture, s, showTip } from "../dom.js";
+import { cursor, lineSign } from "../curves.js";
+import { h, picture, s, showTip } from "../dom.js";
 import { bottomAxis, leftAxis, leftRoom } from "../marks.js";
 import { count, counted, extent, linear, number, percent } from "../numbers.js";
 import { valueAt, wholeAccuracy } from "./ablationdata.js";
@@ -9,14 +10,7 @@ const FEW_STEPS = 25;
 
 /** A short piece of a curve's line, as its sign in a legend. */
 export function sign(curve, colour) {
-  return s(
-    "svg",
-    { width: 26, height: 12, viewBox: "0 0 26 12", class: "curve-sign", "aria-hidden": "true" },
-    curve.order === "random" && curve.runs > 1
-      ? s("rect", { x: 0, y: 1, width: 26, height: 10, class: "curve-band" })
-      : null,
-    s("line", { x1: 1, x2: 25, y1: 6, y2: 6, class: `line ${curve.order}`, style: { stroke: colour } }),
-  );
+  return lineSign(curve.order, colour, curve.order === "random" && curve.runs > 1);
 }
 
 /** What is drawn of a curve: its numbers as the axis counts them. */
@@ -105,21 +99,9 @@ export function drawing(state, colour) {
       `${metric === "accuracy" ? "Accuracy" : "Loss"} of ${counted(seen.length, "curve")} over units removed, ${group.name}; arrow keys read values`,
     );
 
-    const cursor = s("g", { class: "curve-cursor" });
-    const area = s("rect", { x: left, y: top, width: right - left, height: bottom - top, class: "hit" });
-    root.append(cursor, area);
     const steps = [...new Set(seen.flatMap((curve) => curve.removed))].sort((a, b) => a - b);
-    let at = -1;
 
-    function leave() {
-      at = -1;
-      cursor.replaceChildren();
-      shapes.forEach((node) => node.classList.remove("near"));
-      hideTip();
-    }
-
-    function show(index, point, height = null) {
-      at = index;
+    function show(index, point, height) {
       const step = steps[index];
       const found = seen
         .map((curve) => ({ curve, ...(valueAt(curve, of(curve), step) ?? { value: null }) }))
@@ -128,12 +110,6 @@ export function drawing(state, colour) {
       const far = ({ value }) => Math.abs(y(value) - height);
       const near = height === null ? null : found.reduce((best, one) => (best && far(best) <= far(one) ? best : one), null);
       shapes.forEach((node, key) => node.classList.toggle("near", key === near?.curve.key));
-      cursor.replaceChildren(
-        s("line", { x1: x(step), x2: x(step), y1: top, y2: bottom }),
-        ...found.map(({ curve, value }) =>
-          s("circle", { cx: x(step), cy: y(value), r: curve === near?.curve ? 5 : 3.5, style: { fill: colour(curve) } }),
-        ),
-      );
       const room = Math.max(3, Math.floor((innerHeight - 90) / 19));
       const lines = found.slice(0, room).map(({ curve, value, measured }) => {
         const i = measured && banded(curve) ? curve.removed.indexOf(step) : -1;
@@ -146,29 +122,13 @@ export function drawing(state, colour) {
         ...lines,
         found.length > room ? `and ${found.length - room} more` : null,
       ]);
+      return found.map(({ curve, value }) =>
+        s("circle", { cx: x(step), cy: y(value), r: curve === near?.curve ? 5 : 3.5, style: { fill: colour(curve) } }),
+      );
     }
 
-    function point(event) {
-      if (!steps.length) return;
-      const box = root.getBoundingClientRect();
-      const wanted = event.clientX - box.left;
-      const index = steps.reduce((best, step, i) => (Math.abs(x(step) - wanted) < Math.abs(x(steps[best]) - wanted) ? i : best), 0);
-      show(index, [event.clientX, event.clientY], event.clientY - box.top);
-    }
-
-    area.addEventListener("pointermove", point);
-    area.addEventListener("pointerdown", point);
-    area.addEventListener("pointerleave", leave);
-    root.setAttribute("tabindex", "0");
-    root.addEventListener("blur", leave);
-    root.addEventListener("keydown", (event) => {
-      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (!move || !steps.length) return;
-      event.preventDefault();
-      const box = root.getBoundingClientRect();
-      const next = at < 0 ? 0 : Math.max(0, Math.min(steps.length - 1, at + move));
-      show(next, [box.left + x(steps[next]), box.top + top]);
-    });
+    const leave = () => shapes.forEach((node) => node.classList.remove("near"));
+    cursor(root, { left, right, top, bottom }, steps.map(x), show, leave);
   }
 
   return {

@@ -1,17 +1,13 @@
 // The drawing of a training: a measure and accuracies over checkpoints, each over its own range or as measured.
 
-import { fitted, h, hideTip, picture, s, showTip, textWidth } from "../dom.js";
+import { cursor, lineSign } from "../curves.js";
+import { fitted, h, picture, s, showTip, textWidth } from "../dom.js";
 import { leftAxis, leftRoom } from "../marks.js";
 import { exact, extent, linear, percent } from "../numbers.js";
 
 const COLOURS = { measure: "var(--accent)", accuracy: "var(--second)", test_accuracy: "var(--muted)" };
 
-const sign = (key) =>
-  s(
-    "svg",
-    { width: 26, height: 12, viewBox: "0 0 26 12", class: "curve-sign", "aria-hidden": "true" },
-    s("line", { x1: 1, x2: 25, y1: 6, y2: 6, class: `line ${key}`, style: { stroke: COLOURS[key] } }),
-  );
+const sign = (key) => lineSign(key, COLOURS[key]);
 
 /** A measure's name in words. */
 export const spoken = (series) => series.measure.replaceAll("_", " ");
@@ -89,45 +85,12 @@ export function drawing(state) {
     );
     legend.replaceChildren(...drawn.map(({ key, name }) => h("span", null, sign(key), ` ${name}`)));
 
-    const cursor = s("g", { class: "curve-cursor" });
-    const area = s("rect", { x: left, y: top, width: right - left, height: bottom - top, class: "hit" });
-    root.append(cursor, area);
-    let at = -1;
-
-    function leave() {
-      at = -1;
-      cursor.replaceChildren();
-      hideTip();
-    }
-
-    function show(index, px, py) {
-      at = index;
-      cursor.replaceChildren(
-        s("line", { x1: x(index), x2: x(index), y1: top, y2: bottom }),
-        ...drawn
-          .filter((line) => line.drawn[index] !== null)
-          .map(({ key, y, drawn: values }) =>
-            s("circle", { cx: x(index), cy: y(values[index]), r: 4, style: { fill: COLOURS[key] } }),
-          ),
-      );
-      showTip(px, py, [checkpoints[index], ...drawn.map(({ key, name, values, text }) => [name, text(values[index]), sign(key)])]);
-    }
-
-    area.addEventListener("pointermove", (event) => {
-      const wanted = event.clientX - root.getBoundingClientRect().left;
-      const share = (wanted - x(0)) / (x(1) - x(0));
-      show(Math.max(0, Math.min(checkpoints.length - 1, Math.round(share))), event.clientX, event.clientY);
-    });
-    area.addEventListener("pointerleave", leave);
-    root.setAttribute("tabindex", "0");
-    root.addEventListener("blur", leave);
-    root.addEventListener("keydown", (event) => {
-      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (!move) return;
-      event.preventDefault();
-      const box = root.getBoundingClientRect();
-      const next = at < 0 ? 0 : Math.max(0, Math.min(checkpoints.length - 1, at + move));
-      show(next, box.left + x(next), box.top + top);
+    const places = checkpoints.map((_, i) => x(i));
+    cursor(root, { left, right, top, bottom }, places, (index, point) => {
+      showTip(...point, [checkpoints[index], ...drawn.map(({ key, name, values, text }) => [name, text(values[index]), sign(key)])]);
+      const known = drawn.filter((line) => line.drawn[index] !== null);
+      const marked = (line) => ({ cx: places[index], cy: line.y(line.drawn[index]), r: 4, style: { fill: COLOURS[line.key] } });
+      return known.map((line) => s("circle", marked(line)));
     });
   }
 
