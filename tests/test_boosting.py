@@ -16,11 +16,11 @@ from cofire import storage
 from cofire.boosted import Rereading
 from cofire.controls import keep
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
-from cofire.gains import is_gain
+from cofire.gains import are_gains
 from cofire.hidden import blocks_of, rows
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
-from cofire.residuals import RIDGES, Corrector, Sums
+from cofire.residuals import Corrector, Sums
 from cofire.scoring import accuracy, log_loss, mcnemar
 from cofire.stacking import cross_fitted, folds_of, stacked
 
@@ -80,7 +80,7 @@ def test_where_every_probability_is_right_there_is_nothing_to_correct():
     labels = torch.arange(4).repeat(5)
     sums = Sums.empty(3, 4)
     sums.update(torch.randn(20, 3), torch.nn.functional.one_hot(labels, 4) * 1e4, labels)
-    assert torch.equal(Corrector(sums)(sums.gradient), torch.zeros(len(RIDGES), 4, 4, dtype=torch.float64))
+    assert torch.equal(Corrector(sums)(sums.gradient, 1e-3), torch.zeros(4, 4, dtype=torch.float64))
 
 
 def test_without_features_the_correction_moves_to_the_class_shares():
@@ -89,7 +89,7 @@ def test_without_features_the_correction_moves_to_the_class_shares():
     for _ in range(30):  # Newton steps with a bound of the curvature
         sums = Sums.empty(0, 2)
         sums.update(torch.zeros(40, 0), weights[-1].expand(40, 2), labels)
-        weights = Corrector(sums, [1.0])(sums.gradient, weights)[0]
+        weights = Corrector(sums)(sums.gradient, 1.0, weights)
     assert weights[-1].softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-6)
 
 
@@ -206,7 +206,7 @@ def test_corrections_are_those_of_a_direct_solve(ridge):
     sums = Sums.empty(7, 4)
     for part in range(0, 300, 64):
         sums.update(x[part : part + 64], z[part : part + 64], y[part : part + 64])
-    assert torch.allclose(Corrector(sums, [ridge])(sums.gradient)[0], direct(x, z, y, ridge, 4), rtol=0, atol=1e-6)
+    assert torch.allclose(Corrector(sums)(sums.gradient, ridge), direct(x, z, y, ridge, 4), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("samples", "classes"), [(300, 4), (1500, 4), (1200, 30)])
@@ -261,7 +261,7 @@ def test_raw_and_centred_features_give_one_correction():
     for x in (raw, (raw - raw.mean(0)).float()):
         sums = Sums.empty(6, 3)
         sums.update(x, z, y)
-        weights = Corrector(sums, [1e-3])(sums.gradient)[0]
+        weights = Corrector(sums)(sums.gradient, 1e-3)
         both.append(x.double() @ weights[:-1] + weights[-1])
     assert torch.allclose(both[0], both[1], rtol=0, atol=1e-4)
 
@@ -274,7 +274,7 @@ def test_thousands_of_features_and_classes():
     sums = Sums.empty(3000, 1000)
     for part in range(0, 4000, 1000):
         sums.update(x[part : part + 1000], z[part : part + 1000], y[part : part + 1000])
-    found = Corrector(sums, [1e-2])(sums.gradient)[0]
+    found = Corrector(sums)(sums.gradient, 1e-2)
     p = z.double().softmax(1)
     full = torch.cat([x.double(), torch.ones(4000, 1, dtype=torch.float64)], 1)
     curvature = (full * (1 - p.square().sum(1))[:, None]).T @ full / 4000
@@ -288,9 +288,11 @@ def test_a_ridge_below_the_rounding_of_sums_is_left_out():
     x = torch.randn(400, 1, generator=lots) * torch.ones(300) * 30 + 1e-3 * torch.randn(400, 300, generator=lots)
     sums = Sums.empty(300, 3)
     sums.update(x, torch.randn(400, 3, generator=lots), torch.randint(3, (400,), generator=lots))
-    found = Corrector(sums, [1e-9, 1e-1])(sums.gradient)
-    assert found.shape == (1, 301, 3)
+    corrector = Corrector(sums)
+    assert corrector(sums.gradient, 1e-9) is None
+    found = corrector(sums.gradient, 1e-1)
     assert found.isfinite().all()
+    assert torch.equal(corrector.as_before(sums.gradient), found[None])
     sums.curvature[0, 0] = torch.nan
     with pytest.raises(InputError, match="features must be finite"):
         Corrector(sums)
@@ -305,7 +307,7 @@ def test_steps_fall_to_a_logistic_regression_and_never_rise():
     for _ in range(60):
         sums = Sums.empty(5, 3)
         sums.update(x, z + (x.double() @ weights[:-1] + weights[-1]), y)
-        weights = Corrector(sums, [1e-3])(sums.gradient, weights)[0]
+        weights = Corrector(sums)(sums.gradient, 1e-3, weights)
         seen.append(log_loss(x.double() @ weights[:-1] + weights[-1], y) + 1e-3 / 2 * float(weights[:-1].square().sum()))
     regression = residual_probes(x.double(), z.double(), y, ridges=[1e-3])[0]
     assert all(later <= before + 1e-12 for before, later in itertools.pairwise(seen))
@@ -566,10 +568,9 @@ def test_a_gain_needs_an_interval_and_no_loss_of_accuracy():
     base = torch.zeros(200, 2)
     base[:, 0] = 0.1
     surer = 3.0 * torch.nn.functional.one_hot(labels, 2)
-    assert is_gain(base, surer, labels)
-    assert not is_gain(surer, base, labels)
-    assert not is_gain(base, base, labels)
-    assert not is_gain(base, torch.full((200, 2), torch.nan), labels)
+    unknown = torch.full((200, 2), torch.nan)
+    pairs = [(base, surer), (surer, base), (base, base), (base, unknown)]
+    assert are_gains(pairs, labels) == [True, False, False, False]
 
 
 # ---------------------------------------------------------------- errors

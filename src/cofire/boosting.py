@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.errors import CofireWarning, InputError
-from cofire.gains import class_rows, is_gain, reliability_rows, rows_of, words_of
+from cofire.gains import are_gains, class_rows, reliability_rows, rows_of, words_of
 from cofire.hidden import blocks_of, rows
 from cofire.keeping import Rows
 from cofire.readings import Reader
-from cofire.residuals import Corrector, Sums
+from cofire.residuals import RIDGES, Corrector, Sums
 from cofire.scoring import log_loss
 from cofire.stacking import Stack, cross_fitted, stacked
 from cofire.stats import FiringStats
@@ -30,6 +30,9 @@ _STEPS, _WORTH = 5, 0.003
 
 _FAR = (1.0, 3.0)
 """How many times as far as its length a step is tried: the bound of the curvature makes short ones."""
+
+_MIDDLE = 3
+"""The first ridge to try, with its neighbours, of :data:`cofire.residuals.RIDGES`."""
 
 
 def boost(
@@ -95,7 +98,7 @@ def boost(
     copied = copy.deepcopy(unwrap(model)) if controls else None  # before hooks are on it
     with Reader(model, stats, _chosen(stats, layers, 1 if method == "paper" else len(stats)), device) as reader:
         fitting = _Fitting(reader, batches, validation, features, seed, progress)
-        fitting.first()
+        fitting.sum(controls)
         fitting.steps()
         paper, methods = None, {}
         if controls or method == "paper":
@@ -150,6 +153,7 @@ class _Fitting:
         self.lots = torch.Generator().manual_seed(seed)
         self.notes: list[str] = []
         self.weights: Tensor = torch.empty(0)
+        self.place = _MIDDLE
         read, there = sum(len(block.units) for block in self.blocks), sum(reader.stats[name].units for name in reader.names)
         if read < there:
             self.notes.append(
@@ -160,8 +164,8 @@ class _Fitting:
         """The features of a data set."""
         return Rows(self.reader, data, self.blocks, what, self.progress)
 
-    def first(self) -> None:
-        """Sums at the model's own scores, and the corrections that follow."""
+    def sum(self, random: bool) -> None:
+        """Sums at the model's own scores; where asked also those of random labels."""
         classes = self.stats.classes
         sums = Sums.empty(sum(block.width for block in self.blocks), classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
@@ -170,8 +174,9 @@ class _Fitting:
         right = 0
         for row, scores, labels in self.batches:
             sums.update(row, scores, labels)
-            drawn = torch.multinomial(shares, len(row), replacement=True, generator=self.lots).to(labels)
-            self.random += sums.gradient_of(row, scores, drawn)
+            if random:
+                drawn = torch.multinomial(shares, len(row), replacement=True, generator=self.lots).to(labels)
+                self.random += sums.gradient_of(row, scores, drawn)
             counts += torch.bincount(labels, minlength=classes).cpu()
             right += int((scores.argmax(1) == labels).sum())
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
@@ -180,15 +185,12 @@ class _Fitting:
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
         self.corrector = Corrector(sums)
-        self.weights = self.corrector(sums.gradient)
 
     def steps(self) -> None:
-        """More steps, each from the best correction so far, while held-out log-loss falls."""
-        reached = math.inf
-        for _ in range(_STEPS):
-            held = self.measured(self.validation, {})
-            stack = stacked(held.own, held.labels, held.others["auto"])
-            loss = log_loss(stack(held.own, held.others["auto"]), held.labels)
+        """Corrections, each from the best so far, while held-out log-loss falls."""
+        gradient, best, reached = self.corrector.sums.gradient, None, math.inf
+        for _ in range(1 + _STEPS):
+            stack, loss = self.around(gradient, best)
             if loss > (1 - _WORTH) * reached:
                 return
             reached = loss
@@ -197,8 +199,31 @@ class _Fitting:
             gradient = torch.zeros_like(best)
             for row, scores, labels in self.batches:
                 gradient += Sums.gradient_of(row, stack.own * scores + _added(row, best[None])[0], labels)
-            further = self.corrector(gradient, best) - best
-            self.weights = torch.cat([best[None], *(best + far * further for far in _FAR)])
+
+    def around(self, gradient: Tensor, start: Tensor | None) -> tuple[Stack, float]:
+        """Set the weights to corrections by the best ridge and its neighbours; their best stack and its held-out log-loss."""
+        weights, places = ([], []) if start is None else ([start], [self.place])
+        tried: set[int] = set()
+        best: tuple[Stack, float] | None = None
+        while wanted := {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES))) - tried:
+            tried |= wanted
+            for place in sorted(wanted):
+                further = self.corrector(gradient, RIDGES[place], start)
+                if further is None:
+                    continue
+                steps = [further] if start is None else [start + far * (further - start) for far in _FAR]
+                weights, places = weights + steps, places + [place] * len(steps)
+            if not weights:
+                self.place += 1  # all of them are below the rounding of the sums
+                continue
+            self.weights = torch.stack(weights)
+            held = self.measured(self.validation, {})
+            stack = stacked(held.own, held.labels, held.others["auto"])
+            self.place = places[stack.place]
+            best = stack, log_loss(stack(held.own, held.others["auto"]), held.labels)
+        if best is None:
+            raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
+        return best
 
     def controls(self, copied: nn.Module | None, method: str, scaled: bool, rate: float):
         """The paper's head, and the methods to stand beside the boost; all of them where there is a copy to train on."""
@@ -208,7 +233,7 @@ class _Fitting:
         parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in names}
         if copied is not None:
             parts |= {"rows": row, "inputs": inputs_of}
-        kept, share = keep(reader, batches, parts, self.corrector.samples, self.seed, self.progress)
+        kept, share = keep(reader, batches, parts, self.corrector.sums.samples, self.seed, self.progress)
         if share < 1:
             self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
         paper = paper_head(kept, self.stats, names, scaled, self.seed)
@@ -217,8 +242,8 @@ class _Fitting:
             mixed = paper_head(kept, self.stats, names, scaled, self.seed, mixed=True)
             methods["paper: predictions only"] = predictions_only(kept, self.stats.classes, self.seed)
             methods["paper: permuted units"] = lambda reading: [mixed(reading.logits, reading.units, reading.firing)]
-            noise = self.corrector(self.random)
-            methods |= probes(kept, self.blocks)
+            noise = self.corrector.as_before(self.random)
+            methods |= probes(kept, self.blocks, names[-1])
             methods["random labels"] = lambda reading: _added(row(reading), noise)
             methods["one more epoch"] = trained_on(
                 copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed
@@ -256,9 +281,9 @@ def _fitted(held: _Measured, seed: int) -> tuple[dict[str, Tensor], dict[str, St
 
 def _decided(scores: dict[str, Tensor], labels: Tensor) -> str:
     """What is given back: the corrected scores only where they beat a temperature, a temperature only where it beats none."""
-    calm = "temperature" if is_gain(scores["model"], scores["temperature"], labels) else "model"
-    better = is_gain(scores["temperature"], scores["auto"], labels) and is_gain(scores["model"], scores["auto"], labels)
-    return "auto" if better else calm
+    model, calm, auto = scores["model"], scores["temperature"], scores["auto"]
+    calmer, better, best = are_gains([(model, calm), (model, auto), (calm, auto)], labels)
+    return "auto" if better and best else "temperature" if calmer else "model"
 
 
 def _named(scores: dict[str, Tensor], decision: str) -> dict[str, Tensor]:

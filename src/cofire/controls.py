@@ -68,21 +68,22 @@ def inputs_of(reading: Reading) -> Tensor:
     return first.flatten(1)[:, :_PIXELS].float()
 
 
-def probes(kept: dict[str, Tensor], blocks: list[Block]) -> dict[str, Method]:
+def probes(kept: dict[str, Tensor], blocks: list[Block], last: str) -> dict[str, Method]:
     """Logistic regressions by gradients, beside the model's scores: on these alone, the inputs, the last layer, and all.
 
     Args:
-        kept: "rows" of features, "scores", "labels" and "inputs" of the same samples.
+        kept: "rows" of features, "scores", "labels", "inputs" and the last layer's ``units of NAME``, of the same samples.
         blocks: What the rows hold.
+        last: The last layer's name; of it all units are read, whatever the rows hold.
     """
-    last = blocks[-1].width
+    units = kept[f"units of {last}"]
     sources: dict[str, tuple[Tensor, Callable[[Reading], Tensor]]] = {
         "class scores alone": (_centred(kept["scores"]), lambda reading: _centred(reading.logits)),
         "inputs": (kept["inputs"], inputs_of),
-        "last hidden layer": (kept["rows"][:, -last:], lambda reading: rows(blocks[-1:], reading.units, reading.firing)),
+        "last hidden layer": (units, lambda reading: reading.units[last]),
         "all hidden layers by gradients": (kept["rows"], lambda reading: rows(blocks, reading.units, reading.firing)),
     }
-    if len(blocks) == 1:
+    if kept["rows"].shape == units.shape:
         sources.pop("last hidden layer")  # it is all of them
     return {name: _probe(values, kept, source) for name, (values, source) in sources.items()}
 

@@ -1,7 +1,7 @@
 """What a boost gained, beside its controls: rows of a table, and the words that follow from them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval, reliability
 
-__all__ = ["class_rows", "is_gain", "reliability_rows", "rows_of", "words_of"]
+__all__ = ["are_gains", "class_rows", "reliability_rows", "rows_of", "words_of"]
 
 
 def rows_of(
@@ -142,14 +142,14 @@ def _list(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def is_gain(base: Tensor, other: Tensor, labels: Tensor) -> bool:
-    """Whether other scores are better: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
+def are_gains(pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> list[bool]:
+    """Whether scores are better than others: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
 
     Args:
-        base: Scores to compare with.
-        other: Scores that were fitted without the samples they are judged on.
+        pairs: Scores to compare with, and scores that were fitted without the samples they are judged on.
         labels: True classes.
     """
-    fall = losses(base, labels) - losses(other, labels)
-    fewer = int(correct(other, labels).sum()) < int(correct(base, labels).sum())
-    return bool(torch.isfinite(fall).all()) and paired_interval(fall)[0] > 0 and not fewer
+    falls = torch.stack([losses(base, labels) - losses(other, labels) for base, other in pairs], 1)
+    finite, (low, _) = torch.isfinite(falls).all(0), paired_interval(falls.nan_to_num(0.0, 0.0, 0.0))
+    fewer = [int(correct(other, labels).sum()) < int(correct(base, labels).sum()) for base, other in pairs]
+    return [known and least > 0 and not less for known, least, less in zip(finite.tolist(), low.tolist(), fewer, strict=True)]

@@ -1,6 +1,5 @@
 """A linear correction of class scores in closed form, from sums that add across batches and machines."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +10,10 @@ from cofire.errors import InputError
 
 __all__ = ["RIDGES", "Corrector", "Sums"]
 
-RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1)
+RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1, 4.0, 40.0)
 """Penalties of which held-out samples choose."""
+
+_BLOCK = 256  # features whose products are summed at once
 
 
 @dataclass
@@ -56,7 +57,11 @@ class Sums:
         p = scores.double().softmax(1)
         weight = (1 - p.square().sum(1)).clamp(min=0)
         scaled = rows * weight.sqrt().to(rows)[:, None]
-        self.curvature[:-1, :-1] += scaled.T @ scaled
+        for first in range(0, scaled.shape[1], _BLOCK):  # below the diagonal and above it the same
+            last = min(first + _BLOCK, scaled.shape[1])
+            part = scaled[:, first:last].T @ scaled[:, :last]
+            self.curvature[first:last, :last] += part
+            self.curvature[:first, first:last] += part[:, :first].T
         edge = rows.double().T @ weight
         self.curvature[-1, :-1] += edge
         self.curvature[:-1, -1] += edge
@@ -69,7 +74,7 @@ class Sums:
         """What a batch adds to G."""
         p = scores.double().softmax(1)
         residual = torch.nn.functional.one_hot(labels, p.shape[1]).double() - p
-        return torch.cat([(rows.T @ residual.to(rows)).double(), residual.sum(0, keepdim=True)])
+        return torch.cat([(residual.to(rows).T @ rows).T.double(), residual.sum(0, keepdim=True)])  # in this order, for speed
 
     def __add__(self, other: "Sums") -> "Sums":
         if not isinstance(other, Sums):
@@ -87,55 +92,59 @@ class Sums:
 
 
 class Corrector:
-    r"""Weights of a correction at one curvature, for any gradient and start; the last row is the intercept.
+    r"""Weights of a correction at one curvature, for any ridge, gradient and start; the last row is the intercept.
 
     .. math:: W = W_0 + (H / n + \lambda D)^{-1} (G / n - \lambda D W_0)
 
     with D the identity, and 0 for the intercept. It is one Newton step on the ridge-penalised log-loss; because H bounds the
-    curvature at other scores nearly as well, the factors of H serve further steps.
+    curvature at other scores nearly as well, its factors, made when first asked for and kept, serve further steps.
 
     Source:
         Ours; the bound of the curvature is in the spirit of Böhning 1992, "Multinomial logistic regression algorithm".
 
     Args:
-        sums: Hold H and n.
-        ridges: Values of lambda, of which each takes (features + 1)² numbers; those too small for the rounding of the sums are
-            left out.
+        sums: Hold H and n. Each ridge that is asked for takes as much memory as H.
 
     Raises:
         InputError: No samples, or features that are not finite.
     """
 
-    def __init__(self, sums: Sums, ridges: Sequence[float] = RIDGES):
+    def __init__(self, sums: Sums):
         if not sums.samples:
             raise InputError("a correction needs at least one sample", "the sums are empty")
-        self.samples = sums.samples
+        if not sums.curvature.isfinite().all():
+            raise InputError("features must be finite", "found sums that are not")
+        self.sums = sums
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
-        self._factors: dict[float, Tensor] = {}
-        for ridge in ridges:
-            matrix = sums.curvature / sums.samples + torch.diag(ridge * self.penalised[:, 0])
-            matrix[-1, -1] += 1e-12  # the intercept, where every probability is 0 or 1
-            factor, failed = torch.linalg.cholesky_ex(matrix)
-            if not failed:  # a ridge below the rounding of sums in float32 is no use
-                self._factors[ridge] = factor
-        if not self._factors:
-            raise InputError(
-                "features must be finite and of like size", f"no ridge up to {max(ridges)} makes their sums definite"
-            )
+        self._factors: dict[float, Tensor | None] = {}
 
     def __call__(
-        self, gradient: Float[Tensor, "rows classes"], start: Float[Tensor, "rows classes"] | None = None
-    ) -> Float[Tensor, "ridges rows classes"]:
-        """The weights, one for each ridge that is used, float64; where nothing is left to correct they are 0.
+        self, gradient: Float[Tensor, "rows classes"], ridge: float, start: Float[Tensor, "rows classes"] | None = None
+    ) -> Float[Tensor, "rows classes"] | None:
+        """The weights, float64; where nothing is left to correct they are 0.
 
         Args:
             gradient: G over all samples, taken at the scores to correct, or with ``start`` at those already corrected by it.
+            ridge: Lambda.
             start: Weights that these scores already hold.
+
+        Returns:
+            None where the ridge is below the rounding of the sums.
         """
+        if ridge not in self._factors:
+            matrix = self.sums.curvature / self.sums.samples
+            matrix.diagonal().add_(ridge * self.penalised[:, 0])
+            matrix[-1, -1] += 1e-12  # the intercept, where every probability is 0 or 1
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            self._factors[ridge] = None if failed else factor
+        factor = self._factors[ridge]
+        if factor is None:
+            return None
         before = torch.zeros_like(gradient) if start is None else start.to(gradient)
-        found = []
-        for ridge, factor in self._factors.items():
-            slope = gradient / self.samples - ridge * self.penalised * before
-            found.append(before + torch.cholesky_solve(slope, factor))
-        return torch.stack(found)
+        return before + torch.cholesky_solve(gradient / self.sums.samples - ridge * self.penalised * before, factor)
+
+    def as_before(self, gradient: Float[Tensor, "rows classes"]) -> Float[Tensor, "ridges rows classes"]:
+        """The weights for another gradient, one for each ridge that was asked for and can be used."""
+        found = [self(gradient, ridge) for ridge in sorted(self._factors)]
+        return torch.stack([weights for weights in found if weights is not None])
