@@ -243,6 +243,15 @@ def test_each_training_is_followed_on_its_own_data_beside_its_control(trained, t
         each = [pd.read_csv(tmp_path / place / "correlations.csv").set_index(key).pearson for place in places]
         ours = frame[frame.statistic == "pearson"].set_index(key)[column]
         assert ours.sub(sum(each) / 2).abs().max() < 1e-12
+    for number, about in ((3, ["layer"]), (4, key), (5, key), (6, ["class"])):
+        name, each = f"001-table-{number}.csv", []
+        for place in ("seed0", "seed1"):
+            each.append(pd.read_csv(tmp_path / place / name).set_index(about).spearman)
+        joined = pd.read_csv(tmp_path / f"runs-{name}", dtype={"class": each[0].index.dtype})
+        ours = joined[joined.statistic == "spearman"].set_index(about)
+        assert ours.index.equals(each[0].index)
+        assert ours["mean"].sub(pd.concat(each, axis=1).mean(axis=1)).abs().max() < 1e-12
+        assert set(ours.same_sign) <= {0, 1, 2}
     for seed in range(2):
         images = cofire.data.load("digits", limit=400, seed=seed, shuffle_labels=True)
         last = cofire.zoo.model(NET, weights=mixed[seed] / "epoch-003.safetensors")
@@ -259,6 +268,8 @@ def test_one_run_beside_one_control(trained, tmp_path):
     frame = pd.read_csv(tmp_path / "runs.csv")
     assert frame[frame.measure == "modularity_chen"].shuffled.notna().any()
     assert frame.shuffled_low.isna().all()
+    joined, alone = (pd.read_csv(tmp_path / f"{name}001-table-4.csv") for name in ("runs-", ""))
+    assert joined[joined.statistic == "pearson"]["mean"].tolist() == alone.pearson.tolist()
 
 
 def test_wrong_input_of_the_command(trained, tmp_path):

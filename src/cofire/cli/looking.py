@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cofire.cli.checkpoints import Follower
+from cofire.cli.checkpoints import Follower, write_tables
 from cofire.cli.options import (
     Cache,
     Channels,
@@ -121,7 +121,7 @@ def trajectory(
     """
     from cofire import report as page
     from cofire.errors import FileError
-    from cofire.export import write_frame
+    from cofire.hypotheses import TABLES
     from cofire.runs import over_runs
     from cofire.stats import load
 
@@ -142,9 +142,11 @@ def trajectory(
     found, written = runs[0], "trajectory.csv, correlations.csv, and the tables of paper 001"
     shown = found.correlations()
     if several or shuffled:
-        found, written = over_runs(runs, shuffled), f"runs.csv, and for each run {written}"
-        frame = found.frame()
-        write_frame(frame, out / "runs.csv", "a table of correlations")
+        found = joined = over_runs(runs, shuffled)
+        written = f"runs.csv, the tables of paper 001 over runs as runs-001-table-3.csv and so on, and for each run {written}"
+        frame = joined.frame()
+        tables = {f"runs-001-table-{number}": joined.frame(table) for number, table in TABLES.items()}
+        write_tables({"runs": frame, **tables}, out)
         known = frame.query("statistic in ('partial_spearman', 'spearman') and mean == mean")
         shown = known.sort_values("statistic", kind="stable")  # partial correlations first
         shown = shown[[name for name in shown if not name.startswith(("beyond_", "shuffled_"))]]
