@@ -4,18 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import cofire
+from cofire import cli
 from cofire.errors import FileError, InputError
 from cofire.images import spread
-from cofire.recipes import RECIPES, Settings, reproduce
+from cofire.recipes import RECIPES, Settings, reproduce, rewrite
 from cofire.recipes.entropies import _dropping
 from cofire.recipes.following import NETS, judged
-from cofire.recipes.running import Finding, Found, Table, mean_and_range, measured, verdict_of, write
+from cofire.recipes.running import Finding, Found, Table, mean_and_range, measured, page_of, read, verdict_of, write
+
+WRITTEN = sorted((Path(__file__).parent.parent / "docs" / "reproduced").glob("*.json"))
 
 SMALL = {
     "000-entropy": ("mnist", "mnist-mixed"), "000-boost": ("mnist",), "001": ("mnist", "mnist-mixed"), "002": ("mnist",),
@@ -61,6 +66,29 @@ def test_a_page_and_its_numbers(tmp_path):
     assert "| Tom | 0 |\n| Kit | - |" in text
     assert "Made by `cofire reproduce cats`" in text
     assert json.loads(numbers.read_text("utf8"))["numbers"] == [{"cat": "Tom"}]
+
+
+@pytest.mark.parametrize("numbers", WRITTEN, ids=lambda path: path.stem)
+def test_the_pages_of_this_project_are_those_of_their_numbers(numbers):
+    """No word or number of them was typed, and none is older than what writes them."""
+    page = numbers.with_suffix(".md").read_text("utf8")
+    again = f"write it again: cofire reproduce {numbers.stem} --page-only -o docs/reproduced"
+    assert page == page_of(RECIPES[numbers.stem].title, read(numbers)), again
+
+
+def test_every_page_of_this_project_has_numbers():
+    assert [file.stem for file in sorted(WRITTEN[0].parent.glob("*.md"))] == [file.stem for file in WRITTEN] == sorted(RECIPES)
+
+
+def test_a_page_is_written_again_from_its_numbers(tmp_path):
+    found = Found([], [Table("Cats", ["cat", "barks"], [["Tom", 0.123456], ["Kit", float("nan")]], "Two.")], "Two cats.", [1.5])
+    page, numbers = write("004", RECIPES["004"].title, settings(tmp_path, command="cofire reproduce 004"), found, tmp_path)
+    wanted, kept = page.read_text("utf8"), numbers.read_bytes()
+    page.write_text("something older")
+    done = CliRunner().invoke(cli.app, ["reproduce", "004", "--page-only", "-o", str(tmp_path)])
+    assert (done.exit_code, done.output) == (0, f"page written to {page}\n")
+    assert page.read_text("utf8") == wanted
+    assert numbers.read_bytes() == kept
 
 
 def test_numbers_come_back_as_they_were(tmp_path):
@@ -139,7 +167,7 @@ def test_parts_run_one_by_one_come_together(name, tmp_path, data_root):
         command = f"`cofire reproduce {name} --seeds 1 --limit 300 --epochs 9 --only {only}`"
         assert f"| 300 | 300 | 10 | 128 | 1 | {command} |" in page.read_text("utf8")
     (tmp_path / "parts" / f"{name}.json").write_text("[]")
-    with pytest.raises(FileError, match=r"holds what a recipe measured; .*Remove it, or choose another folder"):
+    with pytest.raises(FileError, match=r"^wanted what a recipe measured; '.*json' holds something else\. Remove it, or"):
         reproduce(name, last, tmp_path / "parts")
 
 
@@ -267,3 +295,11 @@ def test_wrong_input(tmp_path):
         reproduce("004", settings(tmp_path, only=("mnist",)), tmp_path)
     with pytest.raises(InputError, match="there must be at least one seed; found 0"):
         reproduce("004", settings(tmp_path, seeds=0), tmp_path)
+    with pytest.raises(InputError, match=r"a recipe is one of .*; found '003'"):
+        rewrite("003", tmp_path)
+    with pytest.raises(FileError, match=r"^wanted what a recipe measured; there is no '.*004\.json'\. Run the recipe, or name"):
+        rewrite("004", tmp_path)
+    (tmp_path / "004.json").write_text("{")
+    with pytest.raises(FileError, match=r"^wanted what a recipe measured; '.*004\.json' holds something else\. Remove it, or"):
+        rewrite("004", tmp_path)
+    assert not (tmp_path / "004.md").exists()
