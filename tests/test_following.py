@@ -13,6 +13,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import cofire
@@ -169,11 +170,19 @@ def test_what_is_there_is_left_and_what_has_changed_is_recorded_again(trained, t
         followed(said=every)
 
 
-def test_normalised_pictures_are_other_data(trained, tmp_path):
-    images, lines = cofire.data.load("digits", limit=400), []
-    for normalize in (None, ((0.5,), (0.5,))):
-        cofire.follow(cofire.zoo.model(NET), trained / "seed0", images.batches(normalize=normalize), tmp_path, say=lines.append)
-    assert len(lines) == 8
+@pytest.mark.parametrize(
+    ("size", "normalize", "words"),
+    [(None, ((0.5,), (0.5,)), "another normalisation"), (16, None, "another size or other channels")],
+)
+def test_pictures_that_are_read_otherwise_are_other_data(tmp_path, size, normalize, words):
+    images, lines = cofire.data.load("digits", limit=100), []
+    otherwise = cofire.data.load("digits", limit=100, size=size)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 10))
+    cofire.fit(net, images, epochs=2, checkpoints=tmp_path / "weights", progress=False)
+    cofire.follow(net, tmp_path / "weights", images.batches(), tmp_path, say=lines.append)
+    with pytest.warns(CofireWarning, match=f"had {words} than these: accuracy is not that on its training data. Name the data"):
+        cofire.follow(net, tmp_path / "weights", otherwise.batches(normalize=normalize), tmp_path, say=lines.append)
+    assert len(lines) == 6
 
 
 def test_batches_that_end(trained, tmp_path):
@@ -213,6 +222,7 @@ def test_the_command_writes_every_table_and_statistics_alone_give_the_same(train
     page = tmp_path / "training.html"
     said = run("trajectory", tmp_path / "a", "-o", tmp_path / "b", "--report", page)
     assert "recorded" not in said.splitlines()[0]
+    assert "goes most with test accuracy" in said  # which lies in the folder, though no split was named
     assert f"report written to {page}" in said
     (drawn,) = json.loads(page.with_suffix(".json").read_text("utf8"))["training"]["runs"]
     history = json.loads((trained / "seed0" / "history.json").read_text("utf8"))
@@ -284,6 +294,7 @@ def test_wrong_input_of_the_command(trained, tmp_path):
         f"wanted a statistics file of cofire; found another safetensors file, {str(files[0])!r}. "
         "If these are weights, name their model with --model."
     )
+    assert refused("trajectory", tmp_path / "none", *out) == f"wanted checkpoints; there is no {str(tmp_path / 'none')!r}."
     torch.save({}, tmp_path / "net.pt")
     pickles = [tmp_path / "net.pt", *files[1:3]]
     assert "is a pickle, which is never opened here: reading one can run any code" in refused(
@@ -305,7 +316,7 @@ def test_a_warning_is_a_sentence_on_the_terminal(trained, tmp_path, monkeypatch,
         cli.run()
     assert capsys.readouterr().err == (
         f"cofire: the training in {trained / 'seed0'} had other pictures or labels than these: "
-        "accuracy is not that on its training data\n"
+        "accuracy is not that on its training data. Name the data and options that it had, a limit among them.\n"
     )
 
 

@@ -1,6 +1,7 @@
 """The recipes, on few pictures: every claim gets a verdict that its numbers bear out, and the page says what was run."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -124,6 +125,45 @@ def test_dropout_goes_on_in_eval_mode():
     assert torch.allclose(after[kept], before[kept] / 0.8)
     assert 0.75 < kept.sum() / (before != 0).sum() < 0.85
     assert torch.equal(after_modules(net, images, 4), before)
+
+
+def training(net, seed, **pearson):
+    """A row of recipe 001: one layer, and Pearson's correlation by measure."""
+    layers = [
+        {"layer": "relu1", "measure": measure, "pearson": value, "spearman": 0.5, "partial_spearman": math.nan,
+         "differences": value / 2, "before": 0.1, "last": 0.2 + seed}
+        for measure, value in pearson.items()
+    ]  # fmt: skip
+    how = {"shape": "1x28x28", "pictures": 100, "tests": 100, "command": "cofire", "date": "2026-01-01", "device": "cpu",
+           "torch": "2", "checkpoints": 20, "most_frequent": 0.1, "best": 0.9}  # fmt: skip
+    return {"net": net, "seed": seed, "made": how, "layers": layers}
+
+
+def test_recipe_001_averages_over_seeds_and_counts_signs(tmp_path):
+    forms = {"modularity_shen": 0.9, "modularity_chen": 0.4, "unique_units": 0.6}
+    rows = [training("mnist", seed, modularity_bisection=value, nodes_per_community=-value, **forms)
+            for seed, value in enumerate((0.8, -0.2, 0.9))]  # fmt: skip
+    rows += [training("mnist-mixed", seed, modularity_bisection=-0.5, nodes_per_community=0.1, **forms) for seed in range(2)]
+    found = RECIPES["001"].run(settings(tmp_path, only=("none of them",), earlier=lambda: rows))
+    verdicts = {finding.claim: (finding.verdict, finding.why) for finding in found.findings}
+    verdict, why = verdicts["Kernighan-Lin bisection gives consistent results."]
+    assert verdict == "depends"
+    assert why == (
+        "All seeds give Pearson's correlation one sign in 1 of 2 layers of nets that were trained more than once; not in relu1 "
+        "of mnist."
+    )
+    assert verdicts["Communities grow as training accuracy rises."][0] == "depends"  # in one of three
+    assert verdicts["On shuffled labels they do not."] == (
+        "holds", "Pearson of the mean number of nodes per community between -0.3 and 0.3 in 2 of 2 cases: 0.10 (0.10 to 0.10).",
+    )  # fmt: skip
+    table, other, _ = found.tables
+    assert (table.title, other.title) == ("mnist", "mnist-mixed")
+    lines = {line[0]: line[1:] for line in table.rows}
+    assert lines["modularity_bisection"] == [
+        "relu1", "0.24", "0.50 (-0.20 to 0.90)", "2 of 3", "0.50 (0.50 to 0.50)", "-", "0.25 (-0.10 to 0.45)",
+        "0.10 (0.10 to 0.10)", "1.20 (0.20 to 2.20)",
+    ]  # fmt: skip
+    assert lines["modularity"] == ["relu1", "0.22", *["-"] * 7]  # a row of an earlier run may lack a measure
 
 
 # ---------------------------------------------------------------- the recipes, small

@@ -143,15 +143,15 @@ def trajectory(
     shown = found.correlations()
     if several or shuffled:
         found = joined = over_runs(runs, shuffled)
-        written = f"runs.csv, the tables of paper 001 over runs as runs-001-table-3.csv and so on, and for each run {written}"
+        written = f"runs.csv, the tables of paper 001 over runs in runs-001-table-3.csv and so on, and for each run {written}"
         frame = joined.frame()
         tables = {f"runs-001-table-{number}": joined.frame(table) for number, table in TABLES.items()}
         write_tables({"runs": frame, **tables}, out)
-        known = frame.query("statistic in ('partial_spearman', 'spearman') and mean == mean")
+        known = frame.query(f"statistic in ('partial_spearman', 'spearman') and runs >= {min(2, len(runs))}")
         shown = known.sort_values("statistic", kind="stable")  # partial correlations first
         shown = shown[[name for name in shown if not name.startswith(("beyond_", "shuffled_"))]]
     typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    for against in ("accuracy", "test_accuracy") if test else ("accuracy",):
+    for against in ("accuracy", "test_accuracy") if runs[0].test_accuracy is not None else ("accuracy",):
         typer.echo(f"\n{found.verdict(against)}")
     typer.echo(f"\nwritten to {out}: {written}")
     if report is not None:
