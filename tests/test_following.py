@@ -224,7 +224,9 @@ def test_the_command_writes_every_table_and_statistics_alone_give_the_same(train
     assert "recorded" not in said.splitlines()[0]
     assert "goes most with test accuracy" in said  # which lies in the folder, though no split was named
     assert f"report written to {page}" in said
-    (drawn,) = json.loads(page.with_suffix(".json").read_text("utf8"))["training"]["runs"]
+    twin = json.loads(page.with_suffix(".json").read_text("utf8"))
+    assert twin["title"] == "b at epoch-003"
+    (drawn,) = twin["training"]["runs"]
     history = json.loads((trained / "seed0" / "history.json").read_text("utf8"))
     assert drawn["name"] == "b"
     assert len(drawn["test_accuracy"]) == len(history["test_accuracy"])

@@ -86,7 +86,7 @@ class Runs:
         if not partial:
             least = "two runs or more" if enough == 2 else "the run"
             text = f"Nothing can be said: given the checkpoint's number, no measure relates to {what} in {least}. "
-            return text + f"Where {what} rises with every checkpoint, the number leaves nothing to relate."
+            return text + f"Where {what} rises with every checkpoint, the number leaves nothing to relate: train for longer."
         known = max(row["runs"] for row in partial)  # fewer where accuracy rises with every checkpoint of a run
         partial = [row for row in partial if row["runs"] == known]
         best, *_ = partial

@@ -155,8 +155,9 @@ def trajectory(
         typer.echo(f"\n{found.verdict(against)}")
     typer.echo(f"\nwritten to {out}: {written}")
     if report is not None:
-        drawn = {folder.name: path for folder, path in zip(folders, runs, strict=True)}
-        page.write(load(followed[0][1]), report, title="Over a training", command=command(), seed=seed, trajectories=drawn)
+        drawn = {folder.resolve().name: path for folder, path in zip(folders, runs, strict=True)}
+        title = f"{next(iter(drawn))} at {runs[0].names[-1]}"  # whose statistics are on the page beside all trainings
+        page.write(load(followed[0][1]), report, title=title, command=command(), seed=seed, trajectories=drawn)
         typer.echo(f"report written to {report}")
 
 
