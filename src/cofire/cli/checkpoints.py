@@ -68,12 +68,10 @@ class Follower:
         from cofire.errors import FileError
         from cofire.following import checkpoint_list, followed
 
+        files = checkpoint_list(checkpoints, (".stats", ".safetensors"))
         try:
-            files = checkpoint_list(checkpoints, (".stats", ".safetensors"))
             return followed(files), [*files.values()][-1]
         except FileError as error:
-            if not all(path.exists() for path in checkpoints):
-                raise
             raise FileError(error.wanted, error.found, "If these are weights, name their model with --model.") from error
 
     def _weights(self, checkpoints: list[Path], folder: Path, mixed: bool) -> tuple["Trajectory", Path]:
