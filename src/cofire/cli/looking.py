@@ -117,7 +117,8 @@ def trajectory(
 ) -> None:  # fmt: skip
     """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again.
 
-    Several folders are several runs, such as those of other seeds: correlations then are means over runs, with intervals.
+    Several folders are several runs, such as those of other seeds: correlations, and paper 001's tables, then are means over
+    runs, with intervals and the number of runs that share the sign.
     """
     from cofire import report as page
     from cofire.errors import FileError

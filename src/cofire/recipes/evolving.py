@@ -41,11 +41,8 @@ _CLAIMED = {
 
 _MEASURES = (*_CLAIMED, "unique_units", "nodes_per_community")
 _STATISTICS = {
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "partial_spearman": "given the checkpoint",
-    "differences": "changes",
-}
+    "pearson": "Pearson", "spearman": "Spearman", "partial_spearman": "given the checkpoint", "differences": "changes",
+}  # fmt: skip
 
 _NOTE = (
     "Against training accuracy over checkpoints: mean over seeds with a 95 % bootstrap interval over seeds, which with three "
