@@ -13,6 +13,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import cofire
@@ -169,11 +170,19 @@ def test_what_is_there_is_left_and_what_has_changed_is_recorded_again(trained, t
         followed(said=every)
 
 
-def test_normalised_pictures_are_other_data(trained, tmp_path):
-    images, lines = cofire.data.load("digits", limit=400), []
-    for normalize in (None, ((0.5,), (0.5,))):
-        cofire.follow(cofire.zoo.model(NET), trained / "seed0", images.batches(normalize=normalize), tmp_path, say=lines.append)
-    assert len(lines) == 8
+@pytest.mark.parametrize(
+    ("size", "normalize", "words"),
+    [(None, ((0.5,), (0.5,)), "another normalisation"), (16, None, "another size or other channels")],
+)
+def test_pictures_that_are_read_otherwise_are_other_data(tmp_path, size, normalize, words):
+    images, lines = cofire.data.load("digits", limit=100), []
+    otherwise = cofire.data.load("digits", limit=100, size=size)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 10))
+    cofire.fit(net, images, epochs=2, checkpoints=tmp_path / "weights", progress=False)
+    cofire.follow(net, tmp_path / "weights", images.batches(), tmp_path, say=lines.append)
+    with pytest.warns(CofireWarning, match=f"had {words} than these: accuracy is not that on its training data. Name the data"):
+        cofire.follow(net, tmp_path / "weights", otherwise.batches(normalize=normalize), tmp_path, say=lines.append)
+    assert len(lines) == 6
 
 
 def test_batches_that_end(trained, tmp_path):
@@ -213,8 +222,11 @@ def test_the_command_writes_every_table_and_statistics_alone_give_the_same(train
     page = tmp_path / "training.html"
     said = run("trajectory", tmp_path / "a", "-o", tmp_path / "b", "--report", page)
     assert "recorded" not in said.splitlines()[0]
+    assert "goes most with test accuracy" in said  # which lies in the folder, though no split was named
     assert f"report written to {page}" in said
-    (drawn,) = json.loads(page.with_suffix(".json").read_text("utf8"))["training"]["runs"]
+    twin = json.loads(page.with_suffix(".json").read_text("utf8"))
+    assert twin["title"] == "b at epoch-003"
+    (drawn,) = twin["training"]["runs"]
     history = json.loads((trained / "seed0" / "history.json").read_text("utf8"))
     assert drawn["name"] == "b"
     assert len(drawn["test_accuracy"]) == len(history["test_accuracy"])
@@ -243,6 +255,15 @@ def test_each_training_is_followed_on_its_own_data_beside_its_control(trained, t
         each = [pd.read_csv(tmp_path / place / "correlations.csv").set_index(key).pearson for place in places]
         ours = frame[frame.statistic == "pearson"].set_index(key)[column]
         assert ours.sub(sum(each) / 2).abs().max() < 1e-12
+    for number, about in ((3, ["layer"]), (4, key), (5, key), (6, ["class"])):
+        name, each = f"001-table-{number}.csv", []
+        for place in ("seed0", "seed1"):
+            each.append(pd.read_csv(tmp_path / place / name).set_index(about).spearman)
+        joined = pd.read_csv(tmp_path / f"runs-{name}", dtype={"class": each[0].index.dtype})
+        ours = joined[joined.statistic == "spearman"].set_index(about)
+        assert ours.index.equals(each[0].index)
+        assert ours["mean"].sub(pd.concat(each, axis=1).mean(axis=1)).abs().max() < 1e-12
+        assert set(ours.same_sign) <= {0, 1, 2}
     for seed in range(2):
         images = cofire.data.load("digits", limit=400, seed=seed, shuffle_labels=True)
         last = cofire.zoo.model(NET, weights=mixed[seed] / "epoch-003.safetensors")
@@ -259,6 +280,8 @@ def test_one_run_beside_one_control(trained, tmp_path):
     frame = pd.read_csv(tmp_path / "runs.csv")
     assert frame[frame.measure == "modularity_chen"].shuffled.notna().any()
     assert frame.shuffled_low.isna().all()
+    joined, alone = (pd.read_csv(tmp_path / f"{name}001-table-4.csv") for name in ("runs-", ""))
+    assert joined[joined.statistic == "pearson"]["mean"].tolist() == alone.pearson.tolist()
 
 
 def test_wrong_input_of_the_command(trained, tmp_path):
@@ -273,6 +296,7 @@ def test_wrong_input_of_the_command(trained, tmp_path):
         f"wanted a statistics file of cofire; found another safetensors file, {str(files[0])!r}. "
         "If these are weights, name their model with --model."
     )
+    assert refused("trajectory", tmp_path / "none", *out) == f"wanted checkpoints; there is no {str(tmp_path / 'none')!r}."
     torch.save({}, tmp_path / "net.pt")
     pickles = [tmp_path / "net.pt", *files[1:3]]
     assert "is a pickle, which is never opened here: reading one can run any code" in refused(
@@ -294,7 +318,7 @@ def test_a_warning_is_a_sentence_on_the_terminal(trained, tmp_path, monkeypatch,
         cli.run()
     assert capsys.readouterr().err == (
         f"cofire: the training in {trained / 'seed0'} had other pictures or labels than these: "
-        "accuracy is not that on its training data\n"
+        "accuracy is not that on its training data. Name the data and options that it had, a limit among them.\n"
     )
 
 

@@ -1,13 +1,21 @@
-"""Paper 001's tables 3 to 6 for any training: closed forms, and the same from statistics and scipy, checkpoint by checkpoint."""
+"""Paper 001's tables 3 to 6 for any training and over seeds: closed forms, and the same from statistics, scipy and loops."""
+
+import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 import cofire
+from cofire.errors import InputError
 from cofire.following import checkpoint_list, followed
 from cofire.hypotheses import TABLES, class_entropies, community_sizes, entropies, modularities
+from cofire.runs import averaged, over_runs
+from cofire.trajectories import Trajectory
 
 FORMS = {
     "modularity_bisection": cofire.modularity_bisection, "modularity": cofire.modularity,
@@ -153,3 +161,147 @@ def test_a_class_without_samples():
     table = class_entropies(cofire.trajectory(found)).set_index("class")
     assert table.loc["3", "note"] == "fewer than three checkpoints have both"
     assert table.drop(index="3").checkpoints.tolist() == [3] * 9
+
+
+# ---------------------------------------------------------------- over seeds
+
+ACCURACY = np.array([0.1, 0.4, 0.3, 0.6])
+STATISTICS = ("pearson", "spearman", "partial_spearman", "differences")
+
+
+def run_of(series, layer="fc1", by_class=None):
+    """A trajectory of four checkpoints in which one layer has this modularity."""
+    values = {(layer, "modularity"): np.array(series, dtype=float), ("all layers", "checkpoint_index"): np.arange(4.0)}
+    return Trajectory(tuple("0123"), values, ACCURACY, by_class=by_class or {})
+
+
+def class_of(name, series):
+    """The series of a class whose accuracy is that of the whole."""
+    return {(name, "accuracy"): ACCURACY, (name, "activation_entropy_total"): np.array(series, dtype=float)}
+
+
+def one(frame, **wanted):
+    """The only row of a frame with these values."""
+    (row,) = (row for row in frame.to_dict("records") if all(row[name] == value for name, value in wanted.items()))
+    return row
+
+
+@pytest.fixture(scope="module")
+def paths():
+    digits, found = cofire.data.load("digits", limit=300), []
+    for seed in range(3):
+        net, seen = cofire.zoo.model("fcnn:64-24-10", seed=seed), []
+        for epoch in range(5):
+            if epoch:
+                cofire.fit(net, digits, epochs=1, lr=0.01, seed=epoch, progress=False)
+            seen.append(cofire.record(net, digits.batches(), progress=False))
+        found.append(cofire.trajectory(seen))
+    return found
+
+
+def test_two_seeds_that_rise_and_one_that_falls():
+    joined = over_runs([run_of(ACCURACY), run_of(2 * ACCURACY), run_of(-ACCURACY)])
+    row = one(joined.frame(modularities), statistic="pearson")
+    assert row["mean"] == pytest.approx(1 / 3)
+    assert [row[name] for name in ("layer", "measure", "against", "runs", "same_sign")] == [
+        "fc1",
+        "modularity",
+        "accuracy",
+        3,
+        2,
+    ]
+    assert (row["mean_low"], row["mean_high"]) == pytest.approx((-1, 1))
+    assert row["beyond_checkpoint_index"] == pytest.approx(1 - scipy_stats.pearsonr(range(4), ACCURACY).statistic)
+
+
+def test_a_mean_of_nothing_has_the_sign_of_none():
+    row = one(over_runs([run_of(ACCURACY), run_of(-ACCURACY)]).frame(modularities), statistic="spearman")
+    assert (row["mean"], row["same_sign"]) == (0, 0)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=12))
+def test_an_average_lies_among_its_runs(values):
+    """min <= low <= high <= max; turning all signs turns the mean and no more; at least the run that decides it has its sign."""
+    mine, turned = (
+        averaged([pd.DataFrame([{"class": "a", "pearson": sign * value}]) for value in values]).iloc[0] for sign in (1, -1)
+    )
+    assert list(mine.index) == ["class", "statistic", "runs", "mean", "mean_low", "mean_high", "same_sign"]
+    assert turned["mean"] == -mine["mean"]
+    assert turned["same_sign"] == mine["same_sign"] <= mine["runs"] == len(values)
+    assert mine["same_sign"] > 0 or mine["mean"] == 0
+    if len(values) == 1:
+        assert math.isnan(mine["mean_low"])
+        assert math.isnan(mine["mean_high"])
+    else:
+        assert min(values) - 1e-12 <= mine["mean_low"] <= mine["mean_high"] <= max(values) + 1e-12
+
+
+def test_an_interval_is_that_of_a_plain_bootstrap_over_runs():
+    values, level, seed = [0.9, -0.2, 0.4, 0.55, 0.1], 0.8, 3
+    row = averaged([pd.DataFrame([{"layer": "fc1", "pearson": value}]) for value in values], level, seed).iloc[0]
+    means = []
+    for draw in np.random.default_rng(seed).integers(5, size=(2000, 5)).tolist():
+        means.append(sum(values[run] for run in draw) / 5)
+    means.sort()
+    ends = []
+    for share in (0.1, 0.9):
+        place = share * 1999
+        below, above = means[math.floor(place)], means[math.floor(place) + 1]
+        ends.append(below + (place % 1) * (above - below))
+    assert (row["mean_low"], row["mean_high"]) == pytest.approx(ends, abs=1e-12)
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_a_table_over_seeds_is_that_of_each_averaged(paths, number):
+    table = TABLES[number]
+    each, frame = [table(path) for path in paths], over_runs(paths).frame(table)
+    keys = [name for name in ("layer", "class", "measure", "against") if name in each[0]]
+    wanted = [(*row, statistic) for row in each[0][keys].itertuples(index=False, name=None) for statistic in STATISTICS]
+    assert list(frame[[*keys, "statistic"]].itertuples(index=False, name=None)) == wanted  # in the paper's order
+    for row in frame.to_dict("records"):
+        values = [one(run, **{key: row[key] for key in keys})[row["statistic"]] for run in each]
+        known = [value for value in values if not math.isnan(value)]
+        assert row["runs"] == len(known)
+        if known:
+            assert row["mean"] == pytest.approx(sum(known) / len(known), abs=1e-12)
+            assert row["same_sign"] == sum(value * row["mean"] > 0 for value in known)
+        if row.get("against"):
+            norms = [one(run.correlations(), measure="weight_norm")[row["statistic"]] for run in paths]
+            pairs = [abs(a) - abs(b) for a, b in zip(values, norms, strict=True) if not math.isnan(a + b)]
+            assert row["beyond_weight_norm"] == pytest.approx(sum(pairs) / len(pairs) if pairs else math.nan, nan_ok=True)
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_one_run_beside_its_control_has_the_numbers_of_its_own_table(paths, number):
+    mine, theirs = TABLES[number](paths[0]), TABLES[number](paths[1])
+    frame = over_runs(paths[:1], paths[1:2]).frame(TABLES[number])
+    for statistic in STATISTICS:
+        rows = frame[frame.statistic == statistic]
+        assert np.array_equal(rows["mean"], mine[statistic], equal_nan=True)
+        assert np.array_equal(rows["shuffled"], theirs[statistic], equal_nan=True)
+    assert frame[["mean_low", "mean_high"]].isna().all().all()
+
+
+def test_a_class_that_varies_in_one_run_only():
+    flat, known = (run_of(ACCURACY, by_class=class_of("a", series)) for series in ([1, 1, 1, 1], -ACCURACY))
+    frame = over_runs([flat, known, flat]).frame(class_entropies)
+    row = one(frame, statistic="pearson")
+    assert (row["class"], row["runs"], row["same_sign"]) == ("a", 1, 1)
+    assert row["mean"] == pytest.approx(-1)
+    assert math.isnan(row["mean_low"])
+    assert not [name for name in frame if name.startswith("beyond")]
+
+
+def test_what_no_run_recorded_has_no_rows_over_seeds():
+    assert len(over_runs([run_of(ACCURACY), run_of(-ACCURACY)]).frame(class_entropies)) == 0
+
+
+def test_runs_that_do_not_belong_together():
+    here = run_of(ACCURACY, by_class=class_of("a", ACCURACY))
+    with pytest.raises(InputError, match=r"^all runs must be of one architecture; number 1 has other layers than the first\.$"):
+        over_runs([here, run_of(ACCURACY, layer="fc2")])
+    other = run_of(ACCURACY, by_class=class_of("b", ACCURACY))
+    with pytest.raises(
+        InputError, match=r"^all runs must be on one data set; number 2 has other classes than those before it\.$"
+    ):
+        over_runs([run_of(ACCURACY), here, other])

@@ -857,38 +857,31 @@ def test_a_window_in_which_a_class_is_absent():
 # ---------------------------------------------------------------- errors
 
 
-def test_labels_that_do_not_fit():
-    model, ((x, y), *_) = network(), batches(1)
+@pytest.mark.parametrize(
+    ("training", "passes", "labels", "error", "words"),
+    [
+        (True, 1, lambda y: y[1:], InputError, "there must be one label per sample; found 19 labels for 20 samples."),
+        (True, 1, lambda y: y * 0 + 3, InputError, "labels must lie in [0, 3); found 3."),
+        (True, 2, lambda y: y, InputError, "labels must be those of all forward passes since the last step; found 20 labels for 40 "
+         "samples in 2 passes. Call monitor.step(labels) after each batch, or monitor.step() where a batch has none."),
+        (False, 1, lambda y: y, ModelError, "the watched Sequential must be called in training mode before a step with labels; it "
+         "was called in eval mode. Call model.train() before the loop."),
+        (True, 0, lambda y: y, ModelError, "the watched Sequential must be called in training mode before a step with labels; it "
+         "was not called. Watch the module that the loop calls."),
+    ],
+    ids=["too few", "no such class", "two passes", "eval mode", "not called"],
+)  # fmt: skip
+def test_a_step_whose_labels_do_not_fit(training, passes, labels, error, words):
+    model, ((x, y), *_) = network().train(training), batches(1)
     with cofire.Monitor(model) as monitor:
-        model(x)
-        with pytest.raises(InputError, match=r"there must be one label per sample; found 19 labels for 20 samples\."):
-            monitor.step(y[1:])
-        model(x)
-        with pytest.raises(InputError, match=r"labels must lie in \[0, 3\); found 3\."):
-            monitor.step(y * 0 + 3)
-        for _ in range(2):  # the labels of one were forgotten
+        for _ in range(passes):
             model(x)
-        with pytest.raises(InputError) as found:
-            monitor.step(y)
-        assert str(found.value) == (
-            "labels must be those of all forward passes since the last step; found 20 labels for 40 samples in 2 passes. "
-            "Call monitor.step(labels) after each batch, or monitor.step() where a batch has none."
-        )
-
-
-def test_a_model_that_is_not_called_in_training_mode():
-    model, ((x, y), *_) = network().eval(), batches(1)
-    with cofire.Monitor(model) as monitor:
-        model(x)
-        with pytest.raises(ModelError) as found:
-            monitor.step(y)
-    assert str(found.value) == (
-        "the watched Sequential must be called in training mode before a step with labels; it was called in eval mode. "
-        "Call model.train() before the loop."
-    )
-    with cofire.Monitor(model.train()) as monitor, pytest.raises(ModelError) as found:
+        with pytest.raises(error) as found:
+            monitor.step(labels(y))
+        model.train()(x)  # the next step knows nothing of it
         monitor.step(y)
-    assert str(found.value).endswith("it was not called. Watch the module that the loop calls.")
+        assert monitor.log()["cofire/samples"] == 20
+    assert str(found.value) == words
 
 
 def test_a_window_without_a_batch():

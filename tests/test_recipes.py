@@ -1,21 +1,27 @@
 """The recipes, on few pictures: every claim gets a verdict that its numbers bear out, and the page says what was run."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import cofire
+from cofire import cli
 from cofire.errors import FileError, InputError
 from cofire.images import spread
-from cofire.recipes import RECIPES, Settings, reproduce
+from cofire.recipes import RECIPES, Settings, reproduce, rewrite
 from cofire.recipes.entropies import _dropping
 from cofire.recipes.following import NETS, judged
-from cofire.recipes.running import Finding, Found, Table, mean_and_range, measured, verdict_of, write
+from cofire.recipes.running import Finding, Found, Table, mean_and_range, measured, page_of, read, verdict_of, write
+
+WRITTEN = sorted((Path(__file__).parent.parent / "docs" / "reproduced").glob("*.json"))
 
 SMALL = {
     "000-entropy": ("mnist", "mnist-mixed"), "000-boost": ("mnist",), "001": ("mnist", "mnist-mixed"), "002": ("mnist",),
@@ -63,6 +69,29 @@ def test_a_page_and_its_numbers(tmp_path):
     assert json.loads(numbers.read_text("utf8"))["numbers"] == [{"cat": "Tom"}]
 
 
+@pytest.mark.parametrize("numbers", WRITTEN, ids=lambda path: path.stem)
+def test_the_pages_of_this_project_are_those_of_their_numbers(numbers):
+    """No word or number of them was typed, and none is older than what writes them."""
+    page = numbers.with_suffix(".md").read_text("utf8")
+    again = f"write it again: cofire reproduce {numbers.stem} --page-only -o docs/reproduced"
+    assert page == page_of(RECIPES[numbers.stem].title, read(numbers)), again
+
+
+def test_every_page_of_this_project_has_numbers():
+    assert [file.stem for file in sorted(WRITTEN[0].parent.glob("*.md"))] == [file.stem for file in WRITTEN] == sorted(RECIPES)
+
+
+def test_a_page_is_written_again_from_its_numbers(tmp_path):
+    found = Found([], [Table("Cats", ["cat", "barks"], [["Tom", 0.123456], ["Kit", float("nan")]], "Two.")], "Two cats.", [1.5])
+    page, numbers = write("004", RECIPES["004"].title, settings(tmp_path, command="cofire reproduce 004"), found, tmp_path)
+    wanted, kept = page.read_text("utf8"), numbers.read_bytes()
+    page.write_text("something older")
+    done = CliRunner().invoke(cli.app, ["reproduce", "004", "--page-only", "-o", str(tmp_path)])
+    assert (done.exit_code, done.output) == (0, f"page written to {page}\n")
+    assert page.read_text("utf8") == wanted
+    assert numbers.read_bytes() == kept
+
+
 def test_numbers_come_back_as_they_were(tmp_path):
     assert measured(tmp_path / "none.json") == []
     found = Found([], [], "", [{"net": "mnist", "values": [1.5, float("nan")], "words": {"a": "b"}}])
@@ -96,6 +125,45 @@ def test_dropout_goes_on_in_eval_mode():
     assert torch.allclose(after[kept], before[kept] / 0.8)
     assert 0.75 < kept.sum() / (before != 0).sum() < 0.85
     assert torch.equal(after_modules(net, images, 4), before)
+
+
+def training(net, seed, **pearson):
+    """A row of recipe 001: one layer, and Pearson's correlation by measure."""
+    layers = [
+        {"layer": "relu1", "measure": measure, "pearson": value, "spearman": 0.5, "partial_spearman": math.nan,
+         "differences": value / 2, "before": 0.1, "last": 0.2 + seed}
+        for measure, value in pearson.items()
+    ]  # fmt: skip
+    how = {"shape": "1x28x28", "pictures": 100, "tests": 100, "command": "cofire", "date": "2026-01-01", "device": "cpu",
+           "torch": "2", "checkpoints": 20, "most_frequent": 0.1, "best": 0.9}  # fmt: skip
+    return {"net": net, "seed": seed, "made": how, "layers": layers}
+
+
+def test_recipe_001_averages_over_seeds_and_counts_signs(tmp_path):
+    forms = {"modularity_shen": 0.9, "modularity_chen": 0.4, "unique_units": 0.6}
+    rows = [training("mnist", seed, modularity_bisection=value, nodes_per_community=-value, **forms)
+            for seed, value in enumerate((0.8, -0.2, 0.9))]  # fmt: skip
+    rows += [training("mnist-mixed", seed, modularity_bisection=-0.5, nodes_per_community=0.1, **forms) for seed in range(2)]
+    found = RECIPES["001"].run(settings(tmp_path, only=("none of them",), earlier=lambda: rows))
+    verdicts = {finding.claim: (finding.verdict, finding.why) for finding in found.findings}
+    verdict, why = verdicts["Kernighan-Lin bisection gives consistent results."]
+    assert verdict == "depends"
+    assert why == (
+        "All seeds give Pearson's correlation one sign in 1 of 2 layers of nets that were trained more than once; not in relu1 "
+        "of mnist."
+    )
+    assert verdicts["Communities grow as training accuracy rises."][0] == "depends"  # in one of three
+    assert verdicts["On shuffled labels they do not."] == (
+        "holds", "Pearson of the mean number of nodes per community between -0.3 and 0.3 in 2 of 2 cases: 0.10 (0.10 to 0.10).",
+    )  # fmt: skip
+    table, other, _ = found.tables
+    assert (table.title, other.title) == ("mnist", "mnist-mixed")
+    lines = {line[0]: line[1:] for line in table.rows}
+    assert lines["modularity_bisection"] == [
+        "relu1", "0.24", "0.50 (-0.20 to 0.90)", "2 of 3", "0.50 (0.50 to 0.50)", "-", "0.25 (-0.10 to 0.45)",
+        "0.10 (0.10 to 0.10)", "1.20 (0.20 to 2.20)",
+    ]  # fmt: skip
+    assert lines["modularity"] == ["relu1", "0.22", *["-"] * 7]  # a row of an earlier run may lack a measure
 
 
 # ---------------------------------------------------------------- the recipes, small
@@ -139,7 +207,7 @@ def test_parts_run_one_by_one_come_together(name, tmp_path, data_root):
         command = f"`cofire reproduce {name} --seeds 1 --limit 300 --epochs 9 --only {only}`"
         assert f"| 300 | 300 | 10 | 128 | 1 | {command} |" in page.read_text("utf8")
     (tmp_path / "parts" / f"{name}.json").write_text("[]")
-    with pytest.raises(FileError, match=r"holds what a recipe measured; .*Remove it, or choose another folder"):
+    with pytest.raises(FileError, match=r"^wanted what a recipe measured; '.*json' holds something else\. Remove it, or"):
         reproduce(name, last, tmp_path / "parts")
 
 
@@ -267,3 +335,11 @@ def test_wrong_input(tmp_path):
         reproduce("004", settings(tmp_path, only=("mnist",)), tmp_path)
     with pytest.raises(InputError, match="there must be at least one seed; found 0"):
         reproduce("004", settings(tmp_path, seeds=0), tmp_path)
+    with pytest.raises(InputError, match=r"a recipe is one of .*; found '003'"):
+        rewrite("003", tmp_path)
+    with pytest.raises(FileError, match=r"^wanted what a recipe measured; there is no '.*004\.json'\. Run the recipe, or name"):
+        rewrite("004", tmp_path)
+    (tmp_path / "004.json").write_text("{")
+    with pytest.raises(FileError, match=r"^wanted what a recipe measured; '.*004\.json' holds something else\. Remove it, or"):
+        rewrite("004", tmp_path)
+    assert not (tmp_path / "004.md").exists()

@@ -192,7 +192,7 @@ def test_a_run_that_lacks_a_number_is_left_out_of_its_mean():
     assert over_runs(paths).verdict().startswith("Over 2 of 3 runs and given the checkpoint's number, m of fc1")
     assert over_runs(paths[:2]).verdict() == (
         "Nothing can be said: given the checkpoint's number, no measure relates to accuracy in two runs or more. "
-        "Where accuracy rises with every checkpoint, the number leaves nothing to relate."
+        "Where accuracy rises with every checkpoint, the number leaves nothing to relate: train for longer."
     )
 
 

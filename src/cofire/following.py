@@ -1,6 +1,7 @@
 """The checkpoints of a training: found on the disk, recorded one after the other, and followed; a stopped run goes on."""
 
 import copy
+import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 from cofire.checkpointing import settings_in
 from cofire.errors import CofireWarning, FileError, InputError
 from cofire.files import sweep
+from cofire.images import Batches
 from cofire.recording import described, record
 from cofire.stats import load
 from cofire.trajectories import Trajectory, trajectory
@@ -20,6 +22,7 @@ from cofire.wrappers import device_of
 __all__ = ["checkpoint_list", "follow", "followed"]
 
 _AUXILIARY = ("optimizer.", "history.", "rng.")  # what a checkpoint may hold beside the model
+_DATA = {"digest": "other pictures or labels", "shape": "another size or other channels", "normalize": "another normalisation"}
 _ACCURACY = {"histograms": "none", "cofiring": "none", "covariance": False, "maps": False}
 
 
@@ -162,11 +165,17 @@ def _record(net: nn.Module, batches: Iterable, target: Path, choices: dict) -> b
 
 
 def _compare_training(folder: Path, batches: Iterable) -> None:
-    """Warn where the folder's training is known to have had other data."""
-    trained, here = settings_in(folder).get("train", {}).get("digest"), described(batches).get("digest")
-    if trained and here and trained != here:
+    """Warn where the folder's training is known to have had other data, or to have read it otherwise."""
+    trained = settings_in(folder).get("train", {})
+    if "digest" not in trained or not isinstance(batches, Batches):
+        return
+    here = {"digest": batches.dataset.digest, "shape": batches.dataset.shape, "normalize": batches.normalize}
+    here = json.loads(json.dumps(here))  # as the file gives them back
+    odd = [words for key, words in _DATA.items() if trained.get(key) != here[key]]
+    if odd:
         warnings.warn(
-            f"the training in {folder} had other pictures or labels than these: accuracy is not that on its training data",
+            f"the training in {folder} had {', '.join(odd)} than these: accuracy is not that on its training data. "
+            "Name the data and options that it had, a limit among them.",
             CofireWarning,
             stacklevel=3,
         )

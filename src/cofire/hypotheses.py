@@ -1,4 +1,8 @@
-"""The tables on which paper 001 rests its hypotheses, for any training that was followed: tables 3 to 6."""
+"""The tables on which paper 001 rests its hypotheses, for any training that was followed: tables 3 to 6.
+
+Each is a function of one trajectory. Over several seeds, :meth:`cofire.runs.Runs.frame` takes the function:
+``over_runs([first, second, third]).frame(modularities)``.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING

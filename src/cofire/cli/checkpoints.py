@@ -1,5 +1,6 @@
 """Following the checkpoints of one training with the options of the command line, and writing what was found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,20 @@ import typer
 from cofire.sources import DataSource, ModelSource
 
 if TYPE_CHECKING:
+    import pandas
+
     from cofire.trajectories import Trajectory
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "write_tables"]
+
+
+def write_tables(tables: Mapping[str, "pandas.DataFrame"], folder: Path) -> None:
+    """Write each table that has rows as ``NAME.csv``."""
+    from cofire.export import write_frame
+
+    for name, frame in tables.items():
+        if len(frame):
+            write_frame(frame, folder / f"{name}.csv", "a table")
 
 
 @dataclass(frozen=True)
@@ -44,23 +56,20 @@ class Follower:
             folder: Where statistics and tables go.
             mixed: It was trained on shuffled labels.
         """
-        from cofire.export import write_frame
         from cofire.hypotheses import TABLES
 
         path, last = self._statistics(checkpoints) if self.model is None else self._weights(checkpoints, folder, mixed)
         tables = {"trajectory": path.frame(), "correlations": path.correlations()}
         tables |= {f"001-table-{number}": table(path) for number, table in TABLES.items()}
-        for name, frame in tables.items():
-            if len(frame):
-                write_frame(frame, folder / f"{name}.csv", "a table")
+        write_tables(tables, folder)
         return path, last
 
     def _statistics(self, checkpoints: list[Path]) -> tuple["Trajectory", Path]:
         from cofire.errors import FileError
         from cofire.following import checkpoint_list, followed
 
+        files = checkpoint_list(checkpoints, (".stats", ".safetensors"))
         try:
-            files = checkpoint_list(checkpoints, (".stats", ".safetensors"))
             return followed(files), [*files.values()][-1]
         except FileError as error:
             raise FileError(error.wanted, error.found, "If these are weights, name their model with --model.") from error

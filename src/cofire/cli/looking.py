@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cofire.cli.checkpoints import Follower
+from cofire.cli.checkpoints import Follower, write_tables
 from cofire.cli.options import (
     Cache,
     Channels,
@@ -117,11 +117,12 @@ def trajectory(
 ) -> None:  # fmt: skip
     """Follow every measure over the checkpoints of a training; what was recorded before is not recorded again.
 
-    Several folders are several runs, such as those of other seeds: correlations then are means over runs, with intervals.
+    Several folders are several runs, such as those of other seeds: correlations, and paper 001's tables, then are means over
+    runs, with intervals and the number of runs that share the sign.
     """
     from cofire import report as page
     from cofire.errors import FileError
-    from cofire.export import write_frame
+    from cofire.hypotheses import TABLES
     from cofire.runs import over_runs
     from cofire.stats import load
 
@@ -142,19 +143,22 @@ def trajectory(
     found, written = runs[0], "trajectory.csv, correlations.csv, and the tables of paper 001"
     shown = found.correlations()
     if several or shuffled:
-        found, written = over_runs(runs, shuffled), f"runs.csv, and for each run {written}"
-        frame = found.frame()
-        write_frame(frame, out / "runs.csv", "a table of correlations")
-        known = frame.query("statistic in ('partial_spearman', 'spearman') and mean == mean")
+        found = joined = over_runs(runs, shuffled)
+        written = f"runs.csv, the tables of paper 001 over runs in runs-001-table-3.csv and so on, and for each run {written}"
+        frame = joined.frame()
+        tables = {f"runs-001-table-{number}": joined.frame(table) for number, table in TABLES.items()}
+        write_tables({"runs": frame, **tables}, out)
+        known = frame.query(f"statistic in ('partial_spearman', 'spearman') and runs >= {min(2, len(runs))}")
         shown = known.sort_values("statistic", kind="stable")  # partial correlations first
         shown = shown[[name for name in shown if not name.startswith(("beyond_", "shuffled_"))]]
     typer.echo(shown.head(12).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    for against in ("accuracy", "test_accuracy") if test else ("accuracy",):
+    for against in ("accuracy", "test_accuracy") if runs[0].test_accuracy is not None else ("accuracy",):
         typer.echo(f"\n{found.verdict(against)}")
     typer.echo(f"\nwritten to {out}: {written}")
     if report is not None:
-        drawn = {folder.name: path for folder, path in zip(folders, runs, strict=True)}
-        page.write(load(followed[0][1]), report, title="Over a training", command=command(), seed=seed, trajectories=drawn)
+        drawn = {folder.resolve().name: path for folder, path in zip(folders, runs, strict=True)}
+        title = f"{next(iter(drawn))} at {runs[0].names[-1]}"  # whose statistics are on the page beside all trainings
+        page.write(load(followed[0][1]), report, title=title, command=command(), seed=seed, trajectories=drawn)
         typer.echo(f"report written to {report}")
 
 

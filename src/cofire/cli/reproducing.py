@@ -22,12 +22,18 @@ def reproduce(
     only: Annotated[list[str] | None, typer.Option("--only", help="One part, such as mnist; may be repeated.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and its numbers.")] = Path("reproduced"),
     work: Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = None,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Only write the page again, from the numbers in the folder --out.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Run a paper's experiment again, and write which of its claims hold."""
     from cofire import report as room
-    from cofire.recipes import Settings
+    from cofire.recipes import Settings, rewrite
     from cofire.recipes import reproduce as run
 
+    if page_only:
+        typer.echo(f"page written to {rewrite(recipe, out)}")
+        return
     settings = Settings(
         data_root, seeds, limit, epochs, tuple(only) if only else None, work or out / "work" / recipe, typer.echo
     )

@@ -8,9 +8,10 @@ from importlib import import_module
 from pathlib import Path
 
 from cofire.errors import InputError
-from cofire.recipes.running import Found, Settings, measured, write
+from cofire.files import atomic
+from cofire.recipes.running import Found, Settings, measured, page_of, read, write
 
-__all__ = ["RECIPES", "Recipe", "reproduce"]
+__all__ = ["RECIPES", "Recipe", "reproduce", "rewrite"]
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
         InputError: No such recipe, or no such part of it.
         FileError: The folder holds a file of the recipe's name with something else in it.
     """
-    if name not in RECIPES:
-        raise InputError(f"a recipe is one of {', '.join(RECIPES)}", f"found {name!r}")
-    recipe = RECIPES[name]
+    recipe = _recipe(name)
     odd = [part for part in settings.only or () if part not in recipe.parts]
     if odd or settings.only == ():
         raise InputError(f"the parts of {name} are {', '.join(recipe.parts)}", f"found {', '.join(map(repr, odd)) or 'none'}")
@@ -91,6 +90,30 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
         settings.earlier()  # a file of something else is found before a long run, not after it
     found = recipe.run(settings)
     return found, *write(name, recipe.title, settings, found, out)
+
+
+def rewrite(name: str, out: Path) -> Path:
+    """Write a recipe's page again from the numbers that a run left in the folder; nothing is trained.
+
+    Args:
+        name: One of :data:`RECIPES`.
+        out: The folder with ``NAME.json``.
+
+    Raises:
+        InputError: No such recipe.
+        FileError: There are no numbers, or the file holds something else.
+    """
+    title, page = _recipe(name).title, out / f"{name}.md"
+    whole = read(page.with_suffix(".json"))
+    with atomic(page) as temporary:
+        temporary.write_text(page_of(title, whole), "utf8")
+    return page
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise InputError(f"a recipe is one of {', '.join(RECIPES)}", f"found {name!r}")
+    return RECIPES[name]
 
 
 def _command(name: str, settings: Settings) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cofire import data, zoo
+from cofire import data, trajectories, zoo
 from cofire.images import Images
 from cofire.recipes.running import Settings, Table
 from cofire.recording import record
@@ -160,10 +160,8 @@ def load_checkpoint(model: nn.Module, file: Path) -> None:
 
 def related(path: Trajectory, layer: str, measure: str, against: str = "accuracy") -> dict[str, float]:
     """How a series of a trajectory goes with accuracy."""
-    frame = path.correlations()
-    kept = frame[(frame.layer == layer) & (frame.measure == measure) & (frame.against == against)]
-    row = kept.iloc[0]
-    return {key: float(row[key]) for key in ("pearson", "spearman", "partial_spearman", "differences")}
+    found = trajectories.related(path.values[layer, measure], getattr(path, against))
+    return {key: found[key] for key in ("pearson", "spearman", "partial_spearman", "differences")}
 
 
 def all_rows(settings: Settings, new: list[dict], names: Sequence[str] = tuple(NETS)) -> list[dict]:

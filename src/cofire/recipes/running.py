@@ -13,7 +13,7 @@ from cofire.errors import FileError
 from cofire.files import atomic
 from cofire.version import __version__
 
-__all__ = ["Finding", "Found", "Settings", "Table", "mean_and_range", "measured", "verdict_of", "write"]
+__all__ = ["Finding", "Found", "Settings", "Table", "mean_and_range", "measured", "page_of", "read", "verdict_of", "write"]
 
 _TESTS = 10_000  # pictures in the test set of each of the recipes' data
 
@@ -151,29 +151,59 @@ def write(name: str, title: str, settings: Settings, found: Found, out: Path) ->
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     page, numbers = out / f"{name}.md", out / f"{name}.json"
-    whole = {
+    whole = _plain({
         **said, "scale": found.scale, "findings": [asdict(finding) for finding in found.findings],
         "tables": [asdict(table) for table in found.tables], "numbers": found.numbers,
-    }  # fmt: skip
+    })  # fmt: skip
     with atomic(numbers) as temporary:
-        temporary.write_text(json.dumps(_plain(whole), allow_nan=False) + "\n", "utf8")
+        temporary.write_text(json.dumps(whole, allow_nan=False) + "\n", "utf8")
+    with atomic(page) as temporary:
+        temporary.write_text(page_of(title, whole), "utf8")
+    return page, numbers
+
+
+def page_of(title: str, whole: Mapping[str, Any]) -> str:
+    """The page of what :func:`write` wrote into a file of numbers.
+
+    Args:
+        title: What it reproduces.
+        whole: What the file of numbers holds.
+    """
+    versions = whole["versions"]
     lines = [
         f"# {title}", "",
-        f"Made by `{settings.command}` on {said['date']}, {said['machine']}, torch {torch.__version__}, cofire {__version__}. "
-        f"{found.scale}",
+        f"Made by `{whole['command']}` on {whole['date']}, {whole['machine']}, torch {versions['torch']}, "
+        f"cofire {versions['cofire']}. {whole['scale']}",
         "", "| claim | here | why |", "| --- | --- | --- |",
-        *(f"| {finding.claim} | **{finding.verdict}** | {finding.why} |" for finding in found.findings),
+        *(f"| {finding['claim']} | **{finding['verdict']}** | {finding['why']} |" for finding in whole["findings"]),
     ]  # fmt: skip
-    for table in found.tables:
-        lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else [])]
+    for table in whole["tables"]:
+        lines += ["", f"## {table['title']}", "", *([table["note"], ""] if table["note"] else [])]
         lines += [
-            f"| {' | '.join(table.columns)} |",
-            f"| {' | '.join('---' if not at else '--:' for at in range(len(table.columns)))} |",
+            f"| {' | '.join(table['columns'])} |",
+            f"| {' | '.join('---' if not at else '--:' for at in range(len(table['columns'])))} |",
         ]
-        lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in table.rows]
-    with atomic(page) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", "utf8")
-    return page, numbers
+        lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in table["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def read(numbers: Path) -> dict[str, Any]:
+    """What a recipe's file of numbers holds.
+
+    Raises:
+        FileError: No such file, or something else in it.
+    """
+    if not numbers.exists():
+        raise FileError("wanted what a recipe measured", f"there is no {str(numbers)!r}", "Run the recipe, or name its folder.")
+    try:
+        whole = json.loads(numbers.read_text("utf8"))
+    except ValueError:
+        whole = None
+    if not isinstance(whole, dict) or not {"recipe", "findings", "tables", "numbers"} <= set(whole):
+        raise FileError(
+            "wanted what a recipe measured", f"{str(numbers)!r} holds something else", "Remove it, or choose another folder."
+        )
+    return whole
 
 
 def measured(numbers: Path) -> list[dict]:
@@ -182,14 +212,7 @@ def measured(numbers: Path) -> list[dict]:
     Raises:
         FileError: A file that is no file of numbers.
     """
-    if not numbers.exists():
-        return []
-    try:
-        return _numbers(json.loads(numbers.read_text("utf8"))["numbers"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(
-            f"{numbers} holds what a recipe measured", f"{error}", "Remove it, or choose another folder."
-        ) from error
+    return _numbers(read(numbers)["numbers"]) if numbers.exists() else []
 
 
 def _numbers(value: Any) -> Any:
@@ -211,6 +234,6 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "-" if value != value else f"{value:.4g}"
-    return str(value)
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
