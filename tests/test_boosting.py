@@ -14,13 +14,14 @@ from torch import nn
 import cofire
 from cofire import storage
 from cofire.boosted import Rereading
+from cofire.boosting import _MIDDLE, _Fitting
 from cofire.controls import keep
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
 from cofire.gains import are_gains
 from cofire.hidden import blocks_of, rows
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
-from cofire.residuals import Corrector, Sums
+from cofire.residuals import RIDGES, Corrector, Sums
 from cofire.scoring import accuracy, log_loss, mcnemar
 from cofire.stacking import cross_fitted, folds_of, stacked
 
@@ -192,7 +193,7 @@ def direct(x, z, y, ridge, classes):
     curvature, gradient = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, classes, dtype=torch.float64)
     for row, scores, label in zip(x.double(), z.double(), y.tolist(), strict=True):
         full, p = torch.cat([row, torch.ones(1, dtype=torch.float64)]), scores.softmax(0)
-        curvature += (1 - (p**2).sum()) * torch.outer(full, full)
+        curvature += (0.9 * (1 - (p**2).sum()) + 0.1 * (1 - 1 / classes)) * torch.outer(full, full)
         gradient += torch.outer(full, torch.eye(classes, dtype=torch.float64)[label] - p)
     penalty = torch.diag(torch.tensor([ridge] * (size - 1) + [0.0], dtype=torch.float64))
     return torch.linalg.solve(curvature / len(x) + penalty, gradient / len(x))
@@ -277,7 +278,8 @@ def test_thousands_of_features_and_classes():
     found = Corrector(sums)(sums.gradient, 1e-2)
     p = z.double().softmax(1)
     full = torch.cat([x.double(), torch.ones(4000, 1, dtype=torch.float64)], 1)
-    curvature = (full * (1 - p.square().sum(1))[:, None]).T @ full / 4000
+    weight = 0.9 * (1 - p.square().sum(1)) + 0.1 * (1 - 1 / 1000)
+    curvature = (full * weight[:, None]).T @ full / 4000
     curvature[:-1, :-1] += 1e-2 * torch.eye(3000, dtype=torch.float64)
     wanted = torch.linalg.solve(curvature, full.T @ (torch.nn.functional.one_hot(y, 1000).double() - p) / 4000)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5
@@ -312,6 +314,63 @@ def test_steps_fall_to_a_logistic_regression_and_never_rise():
     regression = residual_probes(x.double(), z.double(), y, ridges=[1e-3])[0]
     assert all(later <= before + 1e-12 for before, later in itertools.pairwise(seen))
     assert torch.allclose(weights - weights.mean(1, keepdim=True), regression - regression.mean(1, keepdim=True), atol=1e-2)
+
+
+def test_units_come_before_shares_of_firing_positions():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 6), nn.ReLU(), nn.Linear(6, 2))
+    stats = cofire.record(net, [(torch.randn(40, 1, 6, 6), torch.arange(40) % 2)], progress=False)
+    read = {}
+    for features in (22, 21, 14, 7):
+        read[features] = [(len(block.units), block.share) for block in blocks_of(stats, list(stats), features)]
+    assert read == {
+        22: [(8, True), (6, False)], 21: [(8, False), (6, False)], 14: [(8, False), (6, False)], 7: [(4, False), (3, False)]
+    }  # fmt: skip
+
+
+def test_few_samples_take_a_ridge_beyond_the_first_ones():
+    """A hundred samples and six hundred units: a weak ridge fits what is only theirs."""
+    _, x, y = problem(11, 3000)
+    lots = torch.Generator().manual_seed(0)
+    wide = nn.Sequential(nn.Linear(12, 600), nn.ReLU(), nn.Linear(600, 3))
+    with torch.no_grad():
+        wide[0].weight.copy_(torch.randn(600, 12, generator=lots))
+    batches, held, _ = split(x, y)
+    stats = cofire.record(wide, batches, progress=False)
+    with Reader(wide, stats) as reader:
+        fitting = _Fitting(reader, batches[:1], held, 4096, 0, False)
+        fitting.sum(False)
+        fitting.steps()
+    assert RIDGES[fitting.place] > RIDGES[_MIDDLE]
+
+
+def test_a_model_that_is_sure_and_wrong_is_mended_as_well_as_a_calm_one():
+    """The sums are taken at the temperature that held-out samples want, so that a factor of the scores changes nothing."""
+    net, x, y = problem(12, 3000)
+    batches, held, test = split(x, y)
+    found = []
+    for factor in (1, 50):
+        with torch.no_grad():
+            net.fc2.weight *= factor
+            net.fc2.bias *= factor
+        stats = cofire.record(net, batches, progress=False)
+        better = cofire.boost(net, batches, stats, validation=held, controls=False, progress=False)
+        found.append(scores_over(better, test))
+        assert better.gained
+    assert torch.allclose(found[0], found[1], atol=2e-2)
+
+
+def test_the_linear_probe_reads_all_units_of_its_layer():
+    net, x, y = problem(13)
+    batches, held, test = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+    for features in (4096, 5):
+        better = cofire.boost(net, batches, stats, validation=held, test=test, features=features, progress=False)
+        table = better.summary().set_index(["split", "method"]).accuracy
+        probe = table["test", "all hidden layers by gradients" if features == 4096 else "last hidden layer"]
+        if features == 4096:
+            whole = probe
+    assert probe == pytest.approx(whole, abs=5e-3)
 
 
 def test_a_folded_head_gives_the_scores_of_the_rows(tmp_path):

@@ -165,18 +165,19 @@ class _Fitting:
         return Rows(self.reader, data, self.blocks, what, self.progress)
 
     def sum(self, random: bool) -> None:
-        """Sums at the model's own scores; where asked also those of random labels."""
-        classes = self.stats.classes
+        """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
+        classes, held = self.stats.classes, list(self.validation)
+        calm = stacked(torch.cat([part.scores for part in held]), torch.cat([part.labels for part in held])).own
         sums = Sums.empty(sum(block.width for block in self.blocks), classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
         self.random = torch.zeros_like(sums.gradient)
         shares = self.stats.class_counts.double() / self.stats.samples
         right = 0
         for row, scores, labels in self.batches:
-            sums.update(row, scores, labels)
+            sums.update(row, calm * scores, labels)
             if random:
                 drawn = torch.multinomial(shares, len(row), replacement=True, generator=self.lots).to(labels)
-                self.random += sums.gradient_of(row, scores, drawn)
+                self.random += sums.gradient_of(row, calm * scores, drawn)
             counts += torch.bincount(labels, minlength=classes).cpu()
             right += int((scores.argmax(1) == labels).sum())
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]

@@ -43,7 +43,10 @@ class Block:
 
 
 def blocks_of(stats: FiringStats, layers: list[str], features: int) -> list[Block]:
-    """The units to read: all where they fit, else those of each layer that say most about the class.
+    """The units to read, with shares of firing positions beside means over them where both fit.
+
+    Where all units do not fit, it is those of each layer that say most about the class; a unit's mean is worth more than its
+    share of firing positions.
 
     Args:
         stats: Statistics.
@@ -51,9 +54,10 @@ def blocks_of(stats: FiringStats, layers: list[str], features: int) -> list[Bloc
         features: At most so many numbers per sample; every layer has the same share of its units cut.
     """
     several = {name: stats[name].layout in ("conv", "tokens", "recurrent") and len(stats[name].shape) > 1 for name in layers}
-    width = sum(stats[name].units * (1 + several[name]) for name in layers)
-    kept = min(1.0, features / max(width, 1))
-    return [_block(stats[name], max(1, math.floor(kept * stats[name].units)), several[name]) for name in layers]
+    units = sum(stats[name].units for name in layers)
+    shares = units + sum(stats[name].units for name in layers if several[name]) <= features
+    kept = min(1.0, features / max(units, 1))
+    return [_block(stats[name], max(1, math.floor(kept * stats[name].units)), shares and several[name]) for name in layers]
 
 
 def _block(layer: LayerStats, count: int, share: bool) -> Block:

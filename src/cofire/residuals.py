@@ -13,6 +13,9 @@ __all__ = ["RIDGES", "Corrector", "Sums"]
 RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1, 4.0, 40.0)
 """Penalties of which held-out samples choose."""
 
+_FLOOR = 0.1
+"""Of the curvature's weights, the share that is the same for every sample."""
+
 _BLOCK = 256  # features whose products are summed at once
 
 
@@ -21,12 +24,13 @@ class Sums:
     r"""The curvature and the gradient of the log-loss at the present scores.
 
     With a row of features x (its last entry 1), probabilities p = softmax(scores), the true class y as a row of zeros and a
-    one, and :math:`w = 1 - |p|^2`,
+    one, and with C classes,
 
-    .. math:: H = \sum w\, x x^\top, \qquad G = \sum x (y - p)^\top .
+    .. math:: H = \sum w\, x x^\top, \qquad G = \sum x (y - p)^\top, \qquad w = 0.9\,(1 - |p|^2) + 0.1\,(1 - 1/C) .
 
-    One H stands in for the curvature of all pairs of classes: w is the trace of diag(p) - p pᵀ, so no step goes too far, and
-    the step is that of Newton where two classes are in question.
+    One H stands in for the curvature of all pairs of classes: 1 - \|p\|² is the trace of diag(p) - p pᵀ, so that no step goes
+    too far, and the step is nearly that of Newton where two classes are in question. 1 - 1/C is the largest that this trace can
+    be: a tenth of it keeps the samples in H of which the model is sure and wrong, and on which later steps depend.
 
     Args:
         curvature: H, float64 [features + 1, features + 1].
@@ -55,7 +59,7 @@ class Sums:
             labels: True classes.
         """
         p = scores.double().softmax(1)
-        weight = (1 - p.square().sum(1)).clamp(min=0)
+        weight = (1 - _FLOOR) * (1 - p.square().sum(1)) + _FLOOR * (1 - 1 / p.shape[1])
         scaled = rows * weight.sqrt().to(rows)[:, None]
         for first in range(0, scaled.shape[1], _BLOCK):  # below the diagonal and above it the same
             last = min(first + _BLOCK, scaled.shape[1])
@@ -135,7 +139,6 @@ class Corrector:
         if ridge not in self._factors:
             matrix = self.sums.curvature / self.sums.samples
             matrix.diagonal().add_(ridge * self.penalised[:, 0])
-            matrix[-1, -1] += 1e-12  # the intercept, where every probability is 0 or 1
             factor, failed = torch.linalg.cholesky_ex(matrix)
             self._factors[ridge] = None if failed else factor
         factor = self._factors[ridge]
