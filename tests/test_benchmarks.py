@@ -206,6 +206,12 @@ def test_a_quick_run(name, holds, tmp_path):
     holds(result, printed)
 
 
+def test_a_part_of_the_regularisation_benchmark_does_not_replace_the_whole():
+    done = run("regularisation", "--only", "digits")
+    assert done.returncode == 2
+    assert "name a file with --output" in done.stderr
+
+
 def test_the_pruning_benchmark_runs_and_keeps_what_others_wrote(tmp_path):
     pytest.importorskip("torch_pruning")
     out = tmp_path / "pruning.json"
