@@ -6,9 +6,12 @@ import sys
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import cofire
 from cofire.attention import head_count, head_widths
+from cofire.batches import as_batch
+from cofire.cli import app
 from cofire.errors import InputError, LayerError, ModelError
 from cofire.heads import heads_of
 from cofire.orders import eliminate, eliminate_blocks
@@ -383,8 +386,6 @@ def test_a_model_without_attention_has_no_heads():
     batch = next(iter(cofire.data.load("digits").batches(64)))
     with pytest.raises(ModelError, match="needs attention whose heads can be removed; found no attention of a known form"):
         cofire.prune(net, batch, recorded(net, batch), keep=0.5, heads=True, batches=[batch])
-    from cofire.batches import as_batch
-
     assert heads_of(net, as_batch(batch, None, 10, "it")) == ([], {})
 
 
@@ -403,3 +404,15 @@ def test_wrong_input(options, words):
     options = {"keep": {"blocks.0.attn": 2}, "batches": [batch]} | options
     with pytest.raises(InputError, match=words):
         cofire.prune(net, batch, recorded(net, batch), heads=True, **options)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def test_the_command_removes_heads(tmp_path):
+    out = tmp_path / "small.safetensors"
+    words = "prune timm:test_vit --data digits --channels 3 --size 160 --limit 20 --keep 0.5 --layers blocks.0.attn --heads"
+    done = CliRunner().invoke(app, [*words.split(), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    loaded = cofire.load_pruned(cofire.zoo.model("timm:test_vit", classes=10), out)
+    assert [block.attn.num_heads for block in loaded.blocks] == [1] + [2] * 5
