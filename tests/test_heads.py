@@ -9,7 +9,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import cofire
-from cofire.attention import head_count, head_widths
+from cofire.attention import head_count, head_sizes
 from cofire.batches import as_batch
 from cofire.cli import app
 from cofire.errors import InputError, LayerError, ModelError
@@ -19,6 +19,7 @@ from cofire.plans import Plan
 from cofire.pruning import accuracy_of
 from cofire.weights import save_weights
 
+pytest.importorskip("torch_pruning")
 timm = pytest.importorskip("timm")
 
 SHAPE = {"embed_dim": 24, "depth": 2, "num_heads": 4, "num_classes": 4, "mlp_ratio": 2}
@@ -183,7 +184,7 @@ def test_a_model_without_heads_gives_what_it_gives_with_their_columns_at_zero(na
     assert [head_count(small.get_submodule(path)) for path in modules] == [2, 3]
     assert [head_count(net.get_submodule(path)) for path in modules] == [4, 4]
     assert [small.get_submodule(path).in_features for path in readers] == [12, 18]
-    assert list(head_widths(small).values()) == [6, 6]
+    assert head_sizes(small) == {modules[0]: (2, 12), modules[1]: (3, 18)}
     assert cofire.zoo.digest(net) == before
     assert type(small) is type(net)
     found, left = cofire.cost(net, inputs_of(batch), repeats=1), cofire.cost(small, inputs_of(batch), repeats=1)
@@ -193,7 +194,20 @@ def test_a_model_without_heads_gives_what_it_gives_with_their_columns_at_zero(na
     save_weights(small, tmp_path / "small.safetensors")
     again = cofire.load_pruned(net, tmp_path / "small.safetensors")
     assert torch.equal(scores(again, batch), scores(small, batch))
-    assert head_widths(again) == head_widths(small)
+    assert head_sizes(again) == head_sizes(small)
+
+
+def test_attention_that_loses_no_head_says_what_it_said():
+    net, batch = vit(), pictures()
+    net.blocks[0].attn.num_attention_heads = 5  # of which the module does nothing
+    stats = recorded(net, batch)
+    small = cofire.prune(net, batch, stats, keep={"blocks.1.attn": 2}, heads=True, batches=[batch])
+    assert (small.blocks[0].attn.num_heads, small.blocks[0].attn.num_attention_heads, small.blocks[0].attn.attn_dim) == (
+        4,
+        5,
+        24,
+    )
+    assert (small.blocks[1].attn.num_heads, small.blocks[1].attn.attn_dim) == (2, 12)
 
 
 def test_a_model_without_heads_is_the_same_in_a_fresh_process(tmp_path):

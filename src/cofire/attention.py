@@ -1,10 +1,10 @@
-"""Attention modules whose heads can be counted: what makes their queries, keys and values, and how wide a head is."""
+"""Attention modules whose heads can be counted: what makes their queries, keys and values, and how many there are."""
 
 from collections.abc import Mapping
 
 from torch import nn
 
-__all__ = ["head_count", "head_widths", "maps_of", "set_head_counts"]
+__all__ = ["head_count", "head_sizes", "maps_of", "set_head_counts"]
 
 _MAPS = (("qkv",), ("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"))
 """What timm, Hugging Face's BERT, its newer models and its DistilBERT call the maps to queries, keys and values."""
@@ -25,33 +25,31 @@ def head_count(module: nn.Module) -> int | None:
     return next((getattr(module, name) for name in _COUNTS if isinstance(getattr(module, name, None), int)), None)
 
 
-def head_widths(model: nn.Module) -> dict[str, int]:
-    """Features of each head, by the name of the attention module.
+def head_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """How many heads attention modules have, and how many features all their heads together, by name.
 
     >>> attention = nn.Module()
     >>> attention.num_heads, attention.qkv = 3, nn.Linear(12, 36)
-    >>> head_widths(nn.Sequential(attention))
-    {'0': 4}
+    >>> head_sizes(nn.Sequential(attention))
+    {'0': (3, 12)}
     """
-    found = {}
-    for path, module in model.named_modules():
-        count = head_count(module)
-        if count and _features(module):
-            found[path] = _features(module) // count
-    return found
+    sizes = {path: (head_count(module), _features(module)) for path, module in model.named_modules()}
+    return {path: (heads, features) for path, (heads, features) in sizes.items() if heads and features}
 
 
-def set_head_counts(model: nn.Module, widths: Mapping[str, int]) -> None:
-    """Let attention modules say how many heads their maps have, in place.
+def set_head_counts(model: nn.Module, before: Mapping[str, tuple[int, int]]) -> None:
+    """Let attention modules whose maps have lost heads say how many are left, in place.
 
     Args:
-        model: The model, whose maps may have lost heads.
-        widths: Of the heads, as :func:`head_widths` found them before.
+        model: The model.
+        before: Its :func:`head_sizes` before that.
     """
-    for path, width in widths.items():
+    for path, (heads, features) in before.items():
         module = model.get_submodule(path)
-        features = _features(module)
-        for names, value in ((_COUNTS, features // width), (_WIDTHS, features)):
+        left = _features(module)
+        if left == features:
+            continue
+        for names, value in ((_COUNTS, heads * left // features), (_WIDTHS, left)):
             for name in names:
                 if hasattr(module, name):
                     setattr(module, name, value)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from cofire.attention import head_widths, set_head_counts
+from cofire.attention import head_sizes, set_head_counts
 from cofire.batches import Batch, logits_of
 from cofire.calls import READERS, calls_of
 from cofire.chains import chain_from, producer_of
@@ -315,7 +315,7 @@ def shrink(model: nn.Module, gone: Iterable[tuple[Group, Tensor]]) -> None:
         gone: Groups, and the units of each that go.
     """
     places: dict[str, dict[str, list[Tensor]]] = {}
-    widths = head_widths(model)
+    heads = head_sizes(model)
     for group, units in gone:
         for member in group.members:
             places.setdefault(member.module, {}).setdefault(member.side, []).append(member.index[units].flatten())
@@ -328,7 +328,7 @@ def shrink(model: nn.Module, gone: Iterable[tuple[Group, Tensor]]) -> None:
         if "in" in sides:
             tensors["weight"] = _without(tensors["weight"], sides["in"], 1)
         resize(module, tensors)
-    set_head_counts(model, widths)
+    set_head_counts(model, heads)
 
 
 def _without(values: Tensor, places: list[Tensor], axis: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cofire.attention import head_widths, set_head_counts
+from cofire.attention import head_sizes, set_head_counts
 from cofire.batches import as_batch, example_batch, logits_of
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.grouping import Group
@@ -68,8 +68,8 @@ def prune(
         by: The order, as for :func:`ablate`; units with the lowest values go.
         keep: Share (0 to 1) or number of units to keep in each layer, or either by layer; layers
             that are not named stay as they are.
-        layers: Layers to prune, and with them those that they are coupled to; by default all that can be, and a warning names
-            the others.
+        layers: Layers to prune, and with them those that they are coupled to; by default all that can be, with ``heads`` all
+            attention too, and a warning names the others.
         compensate: Fit the next weights again; else only the means go into the bias, and the outputs are those of an ablation
             with ``fill="mean"``, but for the border of convolutions with padding, where an ablated channel would be its mean
             inside and 0 outside. By default they are fitted where the covariance was recorded; a warning says where not.
@@ -173,7 +173,7 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
             and new biases aside.
     """
     made, found = copy.deepcopy(unwrap(model)), shapes(path)
-    widths = head_widths(made)
+    heads = head_sizes(made)
     for name, module in made.named_modules():
         if isinstance(module, RESIZABLE):
             held = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
@@ -182,7 +182,7 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
                 key: shape for key, shape in wanted.items() if shape and (key not in held or tuple(held[key].shape) != shape)
             }
             resize(module, {key: torch.zeros(shape) for key, shape in changed.items()})
-    set_head_counts(made, widths)
+    set_head_counts(made, heads)
     load_weights(made, path)
     return made
 
