@@ -2,6 +2,7 @@
 
     python benchmarks/communities.py --data-root data                     # 20 epochs, four trainings: about 20 minutes
     python benchmarks/communities.py --data-root data --epochs 2 --limit 5000 --output communities.json
+    python benchmarks/communities.py --quick                              # digits, seconds; writes no file unless told where
 
 Trains the papers' 784-512-512-10 net on MNIST and on Fashion-MNIST, with their labels and with shuffled ones, and looks at
 the graph of both hidden layers after the first and after the last epoch. Writes benchmarks/communities.json and the tables of
@@ -20,6 +21,8 @@ import cofire
 from cofire.structure import structure
 
 HERE = Path(__file__).resolve().parent
+NETS = {"mnist": "zoo:001-mnist", "fashion-mnist": "zoo:001-fashion-mnist"}
+QUICK = {"digits": "fcnn:64-64-64-10"}
 
 
 def measured(stats, layer: str, restrict: str, seed: int) -> dict:
@@ -55,11 +58,11 @@ def measured(stats, layer: str, restrict: str, seed: int) -> dict:
     }
 
 
-def trained(data: str, shuffled: bool, root: Path | None, limit: int | None, epochs: int, seed: int) -> dict:
+def trained(data: str, net: str, shuffled: bool, root: Path | None, limit: int | None, epochs: int, seed: int) -> dict:
     """One training, looked at after its first and its last epoch."""
     train = cofire.data.load(data, "train", root=root, limit=limit, seed=seed, shuffle_labels=shuffled)
     test = cofire.data.load(data, "test", root=root, limit=limit)
-    model = cofire.zoo.model("zoo:001-mnist", seed=seed)
+    model = cofire.zoo.model(net, seed=seed)
     rows = []
     with TemporaryDirectory() as folder:
         for epoch in sorted({1, epochs}):
@@ -133,21 +136,27 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="images of each split; by default all")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=HERE / "communities.json")
+    parser.add_argument("--quick", action="store_true", help="digits, two epochs")
+    parser.add_argument("--output", type=Path, help="where to write the numbers (default benchmarks/communities.json)")
     options = parser.parse_args()
+    if options.quick:
+        options.epochs = 2
     root = Path(options.data_root) if options.data_root else None
     scaled = f" --limit {options.limit}" if options.limit else ""
     result = {
-        **made(f"communities.py --epochs {options.epochs} --seed {options.seed}{scaled}"),
+        **made(
+            f"communities.py --epochs {options.epochs} --seed {options.seed}{scaled}" + (" --quick" if options.quick else "")
+        ),
         **VERSIONS,
         "seed": options.seed,
         "runs": [
-            trained(data, shuffled, root, options.limit, options.epochs, options.seed)
-            for data in ("mnist", "fashion-mnist")
+            trained(data, net, shuffled, root, options.limit, options.epochs, options.seed)
+            for data, net in (QUICK if options.quick else NETS).items()
             for shuffled in (False, True)
         ],
     }
-    publish(result, page(result), options.output, "communities", "communities.md")
+    output = options.output or (None if options.quick else HERE / "communities.json")
+    publish(result, page(result), output, "communities", "communities.md")
 
 
 if __name__ == "__main__":

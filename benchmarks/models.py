@@ -2,6 +2,7 @@
 
     python benchmarks/models.py --data-root data            # MNIST and the whole CIFAR-10 test set: some minutes
     python benchmarks/models.py --data-root data --limit 2000 --pictures 200 --epochs 1 --output models.json
+    python benchmarks/models.py --data-root data --limit 300 --pictures 20 --epochs 1 --models resnet50 --output models.json
 
 MNIST: trains the 512-512 net, records its 60,000 training images, and compares with the papers' way, a stored matrix and
 np.histogram. CIFAR-10: records the test images with ResNet-50, VGG-16 and Inception-v3, each at an input size that it
@@ -22,7 +23,8 @@ import cofire
 from cofire import report
 
 HERE = Path(__file__).resolve().parent
-MODELS = (("resnet50", 64), ("vgg16", 64), ("inception_v3", 96))
+MODELS = {"resnet50": 64, "vgg16": 64, "inception_v3": 96}
+"""Input sizes."""
 
 
 def papers_way(model, images, classes: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,18 +146,21 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=os.environ.get("COFIRE_DATA"))
     parser.add_argument("--limit", type=int, help="MNIST images of each split; by default all")
     parser.add_argument("--pictures", type=int, help="CIFAR-10 images; by default all 10,000")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=HERE / "models.json")
     options = parser.parse_args()
     root = Path(options.data_root) if options.data_root else None
     scaled = "".join(f" --{name} {value}" for name in ("limit", "pictures") if (value := getattr(options, name)))
+    if options.models != list(MODELS):
+        scaled += f" --models {' '.join(options.models)}"
     result = {
         **made(f"models.py --epochs {options.epochs} --seed {options.seed}{scaled}"),
         **VERSIONS,
         "seed": options.seed,
         "mnist": mnist(root, options.limit, options.epochs, options.seed),
-        "cifar10": [cifar(name, size, root, options.pictures, options.seed) for name, size in MODELS],
+        "cifar10": [cifar(name, MODELS[name], root, options.pictures, options.seed) for name in options.models],
     }
     publish(result, page(result), options.output, "models", "results.md")
 

@@ -1,6 +1,7 @@
 """Whether entropy, modularity or class selectivity as a term of the loss helps on test data, with either sign.
 
     python benchmarks/regularisation.py --data-root data      # a few minutes on one core
+    python benchmarks/regularisation.py --data-root data --only digits --output part.json     # a part needs a file of its own
     python benchmarks/regularisation.py --quick               # digits, two epochs, seconds; writes no file unless told where
 
 Small nets on 5,000 images of MNIST and on digits. The loss is cross entropy plus strength times the term, its mean over
@@ -128,6 +129,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="digits, two epochs, two seeds")
     parser.add_argument("--output", type=Path, help="where to write the numbers (default benchmarks/regularisation.json)")
     options = parser.parse_args()
+    if options.only and set(options.only) < set(CELLS) and not options.quick and options.output is None:
+        parser.error("--only measures a part, which would replace the whole in regularisation.json: name a file with --output")
     root = Path(options.data_root) if options.data_root else None
     start, rows = time.process_time(), []
     for data in ["digits"] if options.quick else options.only or CELLS:

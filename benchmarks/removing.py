@@ -59,7 +59,10 @@ def ablation(root, limit, epochs: int, seeds: int) -> list[dict]:
 def depth(root, limit, epochs: int) -> list[dict]:
     """Nets of two, four and six hidden layers on MNIST: verdicts, and what removing each layer costs."""
     images = cofire.data.load("mnist", "train", root=root, limit=limit)
-    train, test = images.batches(128, shuffle=True, seed=0), list(cofire.data.load("mnist", "test", root=root).batches(256))
+    train, test = (
+        images.batches(128, shuffle=True, seed=0),
+        list(cofire.data.load("mnist", "test", root=root, limit=limit).batches(256)),
+    )
     rows = []
     for count in (2, 4, 6):
         net = cofire.zoo.model("fcnn:784-" + "256-" * count + "10", seed=0)

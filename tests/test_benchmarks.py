@@ -124,8 +124,8 @@ def test_a_name_that_is_none_is_refused():
 # ---------------------------------------------------------------- the others
 
 DOCUMENTS = {
-    "ablation": "benchmarks", "boosting": "boost", "communities": "communities", "graphs": "benchmarks", "latency": "benchmarks",
-    "models": "results", "monitor": "benchmarks", "pruning": "ablation", "regularisation": "regularisation",
+    "ablation": "benchmarks", "boosting": "boost", "communities": "communities", "graphs": "benchmarks", "heads": "ablation",
+    "latency": "benchmarks", "models": "results", "monitor": "benchmarks", "pruning": "ablation", "regularisation": "regularisation",
     "removing": "ablation", "trust": "trust",
 }  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_the_document_shows_the_committed_numbers(name):
     committed = BENCHMARKS / f"{name}.json"
     if not committed.is_file():
         pytest.skip("no results are committed")
-    for package in {"latency": ["torchvision"], "pruning": ["torch_pruning"]}.get(name, []):
+    for package in {"heads": ["timm"], "latency": ["torchvision"], "pruning": ["torch_pruning"]}.get(name, []):
         pytest.importorskip(package)
     text = loaded(name).page(json.loads(committed.read_text("utf8")))
     assert text in (ROOT / "docs" / f"{DOCUMENTS[name]}.md").read_text("utf8")
@@ -190,20 +190,96 @@ def every_term_moves_its_measure(result, printed):
     assert f"{gain:+.2f} [" in line
 
 
+def training_sharpens_the_graph_of_true_labels(result, printed):
+    true, shuffled = result["runs"]
+    assert (true["shuffled_labels"], shuffled["shuffled_labels"]) == (False, True)
+    for run in (true, shuffled):
+        graphs = {(row["epoch"], row["layer"], row["restrict"]): row for row in run["graphs"]}
+        assert len(graphs) == len(run["graphs"]) == 2 * 2 * 2
+        for (epoch, layer, _), row in graphs.items():
+            assert row["edges"] <= graphs[epoch, layer, "union"]["edges"]
+            assert row["modularity"]["bisection"]["value"] <= 1
+    assert true["graphs"][-1]["train_accuracy"] > shuffled["graphs"][-1]["train_accuracy"] + 0.1
+    assert "| digits, labels shuffled | relu2 | 2 | " in printed
+
+
+def one_picture_is_timed(result, printed):
+    [row] = result["rows"]
+    assert row["batch"] == 1
+    assert 0 < row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
+    assert row["seconds"] > 0 < result["units"]
+    assert "| batch of 1 | " in printed
+
+
+def heads_that_stay_make_up_for_those_that_go(result, printed):
+    rows = {(row["by"], row["way"], row["draw"]): row["accuracy"] for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) == 2 * 3 + 1 + 3 * 5
+    bare, fitted = (
+        sum(sum(values) for (_, way, _), values in rows.items() if way == wanted) for wanted in ("bare", "compensated")
+    )
+    assert fitted > bare
+    assert '| random | compensation, across="loss" | ' in printed
+
+
 @pytest.mark.parametrize(
     ("name", "holds"),
     [
         ("ablation", ablation_is_that_of_masks),
+        pytest.param("communities", training_sharpens_the_graph_of_true_labels, marks=pytest.mark.slow),
         ("graphs", graphs_compare_only_what_is_equal),
+        pytest.param("heads", heads_that_stay_make_up_for_those_that_go, marks=pytest.mark.slow),
+        ("latency", one_picture_is_timed),
         ("monitor", watching_changes_no_weight),
         ("regularisation", every_term_moves_its_measure),
         pytest.param("trust", trust_has_every_score, marks=pytest.mark.slow),
     ],
 )
 def test_a_quick_run(name, holds, tmp_path):
+    for package in {"heads": ["timm"], "latency": ["torchvision"]}.get(name, []):
+        pytest.importorskip(package)
     result, printed = quickly(name, tmp_path)
     assert {"command", "date", "machine"} <= result.keys()
     holds(result, printed)
+
+
+def measured(name: str, folder: Path, root: Path, *words: str) -> tuple[dict, str]:
+    """A small run of a benchmark on real data: the numbers that it wrote, and what it printed."""
+    done = run(name, "--data-root", str(root), "--output", str(folder / "out.json"), "--epochs", "1", "--limit", "300", *words)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "out.json").read_text("utf8")), done.stdout
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_small_run_of_the_main_job(tmp_path, data_root):
+    pytest.importorskip("torchvision")
+    result, printed = measured("models", tmp_path, data_root, "--pictures", "20", "--models", "resnet50")
+    assert result["command"].endswith("--limit 300 --pictures 20 --models resnet50")
+    assert result["mnist"]["samples"] == 300
+    assert result["mnist"]["largest_difference_of_firing_probability"] < 1e-9
+    assert result["mnist"]["largest_difference_of_activation_entropy_bits"] < 1e-4
+    [row] = result["cifar10"]
+    assert (row["model"], row["samples"], row["layers"]) == ("resnet50", 20, 49)
+    assert "| resnet50 | 64 px | 20 | 49 | " in printed
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_small_run_of_removing(tmp_path, data_root):
+    result, printed = measured("removing", tmp_path, data_root, "--seeds", "1")
+    curves = [row for row in result["ablation"] if "area" in row]
+    assert len(curves) == 4 * 2 * (3 * 2 + 3 + 1)  # layers and all of them, fills, orders
+    assert len({row["accuracy"] for row in curves}) == 1
+    assert all(0 <= row["area"] <= 1 for row in curves)
+    assert [row["verdict"] == "first" for row in result["depth"]].count(True) == 3
+    assert len(result["depth"]) == 2 + 4 + 6
+    assert "| random | zero | " in printed
+
+
+def test_a_part_of_the_regularisation_benchmark_does_not_replace_the_whole():
+    done = run("regularisation", "--only", "digits")
+    assert done.returncode == 2
+    assert "name a file with --output" in done.stderr
 
 
 def test_the_pruning_benchmark_runs_and_keeps_what_others_wrote(tmp_path):

@@ -78,6 +78,17 @@ def test_a_net_computes_what_its_names_say():
     assert equal(zoo.fcnn(**net.config, seed=1), net)
 
 
+def test_a_slice_of_a_net_is_a_plain_sequence_of_its_layers():
+    net = zoo.fcnn([5, 4], 6, 3, seed=1)
+    part = net[:3]
+    assert type(part) is nn.Sequential
+    assert list(dict(part.named_children())) == ["flatten", "fc1", "relu1"]
+    assert part.fc1 is net.fc1 is net[1]
+    x = torch.randn(2, 6)
+    assert torch.equal(net[3:](net[:3](x)), net(x))
+    assert len(net[9:]) == 0
+
+
 @pytest.mark.parametrize(("build", "count"), [("resnet18_cifar", 11_173_962), ("vgg16_cifar", 14_714_688 + 8_448 + 267_786)])
 def test_the_convolutional_nets_keep_small_pictures(build, count):
     net = getattr(zoo, build)(10, seed=0).eval()

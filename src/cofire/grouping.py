@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from cofire.attention import head_sizes, set_head_counts
 from cofire.batches import Batch, logits_of
 from cofire.calls import READERS, calls_of
 from cofire.chains import chain_from, producer_of
@@ -19,7 +20,7 @@ from cofire.resizing import RESIZABLE, resize
 from cofire.taps import Taps, tensors_in
 from cofire.wrappers import called, evaluating
 
-__all__ = ["Group", "Member", "groups_of", "shrink"]
+__all__ = ["Group", "Member", "RefusalError", "check_group", "groups_of", "shrink"]
 
 _FIRST_CODE = 1000
 
@@ -58,9 +59,14 @@ class Group:
         """The activations whose units they are."""
         return list(dict.fromkeys(member.layer for member in self.members if member.layer is not None))
 
+    @property
+    def width(self) -> int:
+        """How many units each counts as where a share of all units goes."""
+        return 1
 
-class _RefusalError(Exception):
-    """Why a layer cannot be pruned."""
+
+class RefusalError(Exception):
+    """Why units cannot be removed."""
 
 
 def groups_of(
@@ -96,9 +102,9 @@ def groups_of(
             continue
         try:
             group = tracer.group(name)
-            _try(model, batch, group)
+            check_group(model, batch, group)
             groups.append(group)
-        except _RefusalError as reason:
+        except RefusalError as reason:
             refused[name] = str(reason)
     taken = {name for group in groups for name in group.layers}
     return groups, {name: reason for name, reason in refused.items() if name not in taken}
@@ -184,7 +190,7 @@ class _Tracer:
         indices = {path: _by_unit(self.reads[path][at] - start, at, units) for path, at in places.items()}
         readers = [p for p, index in indices.items() if index is not None and getattr(self.paths[p], "groups", 1) == 1]
         if not readers:
-            raise _RefusalError("no linear map or convolution reads its units as they are")
+            raise RefusalError("no linear map or convolution reads its units as they are")
         reader = min(readers, key=lambda path: indices[path].shape[1])  # type: ignore[union-attr]
         index: Tensor = indices[reader]  # type: ignore[assignment]
         module = self.traced[reader]
@@ -193,7 +199,7 @@ class _Tracer:
         found = self.graph.get_pruning_group(module, pruner.prune_in_channels, sorted(unit_of))
         members = [member for item in found if (member := self._member(item, unit_of, units)) is not None]
         if not any(member.side == "out" for member in members):
-            raise _RefusalError("nothing gives its units that could be made smaller")
+            raise RefusalError("nothing gives its units that could be made smaller")
         return Group(units, tuple(members))
 
     def _member(self, item: Any, unit_of: dict[int, int], units: int) -> Member | None:
@@ -201,28 +207,28 @@ class _Tracer:
         if module not in self.names:
             if type(module).__name__ == "_OutputOp" or isinstance(module, nn.Parameter):
                 what = "a parameter of its own" if isinstance(module, nn.Parameter) else "the model's output"
-                raise _RefusalError(f"its units belong to {what}")
+                raise RefusalError(f"its units belong to {what}")
             return None  # an operation without weights
         path, kind = self.names[module], type(module).__name__
         if isinstance(module, nn.PReLU) and module.num_parameters == 1:
             return None
         depthwise = isinstance(module, READERS[1:]) and module.groups == module.in_channels == module.out_channels > 1
         if not isinstance(module, RESIZABLE) or isinstance(module, nn.LayerNorm):
-            raise _RefusalError(f"{path!r} ({kind}), which goes with it, cannot do without some of its units")
+            raise RefusalError(f"{path!r} ({kind}), which goes with it, cannot do without some of its units")
         if not depthwise and getattr(module, "groups", 1) > 1:
-            raise _RefusalError(f"{path!r} ({kind}), which goes with it, works in {module.groups} groups")
+            raise RefusalError(f"{path!r} ({kind}), which goes with it, works in {module.groups} groups")
         if self.counts.get(path, 1) > 1:
-            raise _RefusalError(f"{path!r}, which goes with it, is called more than once")
+            raise RefusalError(f"{path!r}, which goes with it, is called more than once")
         inside = not depthwise and self.graph.is_in_channel_pruning_fn(item.dep.handler) and isinstance(module, READERS)
         at = torch.tensor(item.idxs)
         index = _by_unit(torch.tensor([unit_of[root] for root in item.root_idxs]), at, units)
         if index is None:
-            raise _RefusalError(f"{path!r} holds only some of its units, or others too")
+            raise RefusalError(f"{path!r} holds only some of its units, or others too")
         if not inside and not depthwise:
             return Member(path, "out", index)
         layer = self._layer(path, index)
         if layer is None:
-            raise _RefusalError(f"{path!r} reads its units too, and not as a layer of the statistics gives them")
+            raise RefusalError(f"{path!r} reads its units too, and not as a layer of the statistics gives them")
         return Member(path, "in" if inside else "out", index, layer)
 
 
@@ -261,8 +267,17 @@ def _traced(model: nn.Module, batch: Batch) -> tuple[Any, nn.Module]:
     return graph, made
 
 
-def _try(model: nn.Module, batch: Batch, group: Group) -> None:
-    """Raise where the model without every other unit is not the model that does not read them."""
+def check_group(model: nn.Module, batch: Batch, group: Group) -> None:
+    """Raise where the model without every other unit is not the model that does not read them.
+
+    Args:
+        model: The model; it stays as it is.
+        batch: A few samples.
+        group: The units.
+
+    Raises:
+        RefusalError: It is not, or it fails.
+    """
     gone = torch.arange(0, group.units, 2)
     smaller = copy.deepcopy(model)
     shrink(smaller, [(group, gone)])
@@ -282,24 +297,25 @@ def _try(model: nn.Module, batch: Batch, group: Group) -> None:
             expected = logits_of(called(model, batch.inputs))
             found = logits_of(called(smaller, batch.inputs))
     except Exception as error:
-        raise _RefusalError(f"the model fails without some of its units: {type(error).__name__}: {error}") from error
+        raise RefusalError(f"the model fails without some of its units: {type(error).__name__}: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
     if expected is None or found is None or found.shape != expected.shape:
-        raise _RefusalError("without some of its units the model gives no class scores, or not as many")
+        raise RefusalError("without some of its units the model gives no class scores, or not as many")
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
-        raise _RefusalError("without some of its units the model gives something else than without what reads them")
+        raise RefusalError("without some of its units the model gives something else than without what reads them")
 
 
 def shrink(model: nn.Module, gone: Iterable[tuple[Group, Tensor]]) -> None:
-    """Take units out of a model, in place.
+    """Take units out of a model, in place; attention modules then say how many heads they have left.
 
     Args:
         model: The model.
         gone: Groups, and the units of each that go.
     """
     places: dict[str, dict[str, list[Tensor]]] = {}
+    heads = head_sizes(model)
     for group, units in gone:
         for member in group.members:
             places.setdefault(member.module, {}).setdefault(member.side, []).append(member.index[units].flatten())
@@ -312,6 +328,7 @@ def shrink(model: nn.Module, gone: Iterable[tuple[Group, Tensor]]) -> None:
         if "in" in sides:
             tensors["weight"] = _without(tensors["weight"], sides["in"], 1)
         resize(module, tensors)
+    set_head_counts(model, heads)
 
 
 def _without(values: Tensor, places: list[Tensor], axis: int) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from cofire.batches import Batch
@@ -13,8 +13,9 @@ from cofire.listing import LayerInfo
 from cofire.pooling import Arrangement
 from cofire.readings import form_of, scores_in
 from cofire.taps import Taps
+from cofire.wrappers import called, evaluating
 
-__all__ = ["covariances", "fisher_moments", "random_directions"]
+__all__ = ["covariances", "fisher_moments", "input_covariances", "random_directions"]
 
 
 def covariances(
@@ -35,8 +36,7 @@ def covariances(
     def add(info: LayerInfo, output: Tensor) -> None:
         if info.name in wanted:
             rows = _rows(info.arrangement, output, mask) if positions else info.arrangement.pool(output, taps.pool, mask)
-            wide = torch.cat([rows.double(), rows.new_ones(len(rows), 1, dtype=torch.float64)], 1)
-            sums[info.name] = sums.get(info.name, 0) + wide.T @ wide
+            sums[info.name] = sums.get(info.name, 0) + _products(rows)
 
     before, taps.edit = taps.edit, add
     try:
@@ -45,11 +45,38 @@ def covariances(
             taps.forward(batch.inputs, len(batch), lambda *_: None, mask)
     finally:
         taps.edit = before
-    spreads = {}
-    for name, total in sums.items():
-        mean = total[:-1, -1] / total[-1, -1]
-        spreads[name] = (total[:-1, :-1] / total[-1, -1] - torch.outer(mean, mean)).cpu()
-    return spreads
+    return {name: _spread(total) for name, total in sums.items()}
+
+
+def input_covariances(
+    model: nn.Module, batches: Iterable[Batch], names: Iterable[str]
+) -> dict[str, Float[Tensor, "columns columns"]]:
+    """Covariance of what some linear maps read, over all tokens of all samples that count.
+
+    Args:
+        model: The model.
+        batches: Samples.
+        names: The linear maps.
+    """
+    sums: dict[str, Tensor] = {}
+    mask: Tensor | None = None
+
+    def hook(name: str):
+        def add(_module, inputs):
+            sums[name] = sums.get(name, 0) + _products(_tokens(inputs[0], mask))
+
+        return add
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        with evaluating(model), torch.no_grad():
+            for batch in batches:
+                mask = batch.mask
+                called(model, batch.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: _spread(total) for name, total in sums.items()}
 
 
 def fisher_moments(
@@ -139,4 +166,21 @@ def _rows(place: Arrangement, values: Tensor, mask: Tensor | None) -> Tensor:
         return values.flatten(1)
     if place.layout == "conv":
         return values.movedim(1, -1).flatten(0, -2)
+    return _tokens(values, mask)
+
+
+def _tokens(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The rows of all tokens that count."""
     return values[mask.bool()] if mask is not None and mask.shape == values.shape[:-1] else values.flatten(0, -2)
+
+
+def _products(rows: Tensor) -> Tensor:
+    """Sums of the products of all columns, and of a last one of ones."""
+    wide = torch.cat([rows.double(), rows.new_ones(len(rows), 1, dtype=torch.float64)], 1)
+    return wide.T @ wide
+
+
+def _spread(total: Tensor) -> Tensor:
+    """Covariance of the columns from such sums."""
+    mean = total[:-1, -1] / total[-1, -1]
+    return (total[:-1, :-1] / total[-1, -1] - torch.outer(mean, mean)).cpu()

@@ -2,10 +2,11 @@
 
 import difflib
 import importlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType, ModuleType
-from typing import Any, final
+from typing import Any, final, overload
 
 import torch
 from torch import nn
@@ -62,6 +63,18 @@ class FCNN(nn.Sequential):
         self.config = config
         for name, layer in layers.items():
             self.add_module(name, layer)
+
+    @overload
+    def __getitem__(self, idx: slice) -> nn.Sequential: ...
+
+    @overload
+    def __getitem__(self, idx: int) -> nn.Module: ...
+
+    def __getitem__(self, idx: slice | int) -> nn.Sequential | nn.Module:
+        """A layer; or some of them, as a plain `nn.Sequential`, for no arguments of `fcnn` make a part of the net."""
+        if isinstance(idx, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))  # type: ignore[arg-type]
+        return super().__getitem__(idx)
 
 
 def fcnn(

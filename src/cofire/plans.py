@@ -12,9 +12,10 @@ from cofire.batches import Batch, as_batch, example_batch, spread_out
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.grouping import Group, Member, groups_of, shrink
+from cofire.heads import Heads, head_order, heads_of
 from cofire.layer import LayerStats
-from cofire.moments import covariances, fisher_moments
-from cofire.orders import GREEDY, WEIGHTED, check_statistics, eliminate, scores_of, sequence
+from cofire.moments import covariances, fisher_moments, input_covariances
+from cofire.orders import GREEDY, WEIGHTED, check_statistics, eliminate, eliminate_blocks, scores_of, sequence
 from cofire.refitting import columns_of, fill, fit, fit_along
 from cofire.stats import FiringStats
 from cofire.taps import Taps
@@ -35,6 +36,7 @@ class Plan:
         batches: Labelled data; see :func:`cofire.prune`.
         fisher: Take gradients for the order "fisher" too.
         samples: Of the batches, at most so many are kept, to run side by side through the model and each smaller one.
+        heads: Look at attention heads too; see :func:`cofire.prune`.
 
     Raises:
         InputError: Statistics of another model, or of another kind.
@@ -43,13 +45,15 @@ class Plan:
 
     def __init__(
         self, model: nn.Module, example: Any, stats: FiringStats, layers: str | Iterable[str] | None = None,
-        batches: Iterable | None = None, fisher: bool = False, samples: int = 512,
+        batches: Iterable | None = None, fisher: bool = False, samples: int = 512, heads: bool = False,
     ):  # fmt: skip
         self.model, self.stats = unwrap(model), stats
         check_statistics(stats, digest(self.model))
         batch = example_batch(example, device_of(self.model))
-        self.groups = self._groups(batch, layers)
-        self.layers = {name: stats[name] for group in self.groups for name in group.layers}
+        if heads and batches is None:
+            raise InputError("heads=True needs the covariance of heads", "found no batches=", "Pass batches= to take it from.")
+        self.groups = self._groups(batch, layers, heads)
+        self.layers = {name: stats[name] for group in self.groups if not isinstance(group, Heads) for name in group.layers}
         self.spreads = {name: covariance(layer) for name, layer in self.layers.items() if layer.product_sum is not None}
         self.fishers: dict[str, Tensor] = {}
         self.samples: Batch | None = None
@@ -66,9 +70,7 @@ class Plan:
         """
         if by == "random":
             return [torch.tensor([unit for _, unit in sequence(None, {"": group.units}, "random")]) for group in self.groups]
-        if by == "obs":
-            return [eliminate(self._readers(group))[0] for group in self.groups]
-        return [self._by_scores(group, by) for group in self.groups]
+        return [self._order(group, by) for group in self.groups]
 
     def costs(self, orders: Sequence[Tensor]) -> list[Tensor]:
         """What each removal costs the modules that read the units, for every group: a share of their inputs' variance, summed.
@@ -76,10 +78,15 @@ class Plan:
         Args:
             orders: Of the removal.
         """
-        return [eliminate(self._readers(group), order)[1] for group, order in zip(self.groups, orders, strict=True)]
+        return [
+            eliminate_blocks(*self._heads(group), group.width, order)[1]
+            if isinstance(group, Heads)
+            else eliminate(self._readers(group), order)[1]
+            for group, order in zip(self.groups, orders, strict=True)
+        ]
 
     def counts(self, share: float, costs: Sequence[Tensor] | None = None) -> list[int]:
-        """How many units of every group stay, so that a share of all does.
+        """How many units of every group stay, so that a share of all does; a head is as many units as it has features.
 
         Args:
             share: Share of the units that stays.
@@ -87,10 +94,11 @@ class Plan:
         """
         if costs is None:
             return [max(1, round(share * group.units)) for group in self.groups]
-        rising = [values[:-1].cummax(0).values for values in costs]  # one unit of each stays
-        owners = torch.cat([torch.full((len(values),), place) for place, values in enumerate(rising)])
-        total = sum(group.units for group in self.groups)
-        gone = owners[torch.cat(rising).argsort(stable=True)[: total - round(share * total)]]
+        rising, widths = [values[:-1].cummax(0).values for values in costs], torch.tensor([g.width for g in self.groups])
+        owners = torch.cat([torch.full((len(values),), place) for place, values in enumerate(rising)])  # one unit of each stays
+        owners = owners[(torch.cat(rising) / widths[owners]).argsort(stable=True)]
+        total = sum(group.units * group.width for group in self.groups)
+        gone = owners[widths[owners].cumsum(0) <= total - round(share * total)]
         return [group.units - int((gone == place).sum()) for place, group in enumerate(self.groups)]
 
     def smaller(self, orders: Sequence[Tensor], counts: Sequence[int], compensate: bool | None = None) -> nn.Module:
@@ -107,6 +115,11 @@ class Plan:
             if count == group.units:
                 continue
             leaving, kept = order[: group.units - count], order[group.units - count :].sort().values
+            gone.append((group, leaving))
+            if isinstance(group, Heads):
+                if compensate is not False:
+                    along.setdefault(group.members[-1].module, []).append(group.columns(kept))
+                continue
             for member in group.members:
                 if member.side == "out" or member.layer is None:
                     continue
@@ -117,27 +130,34 @@ class Plan:
                     along.setdefault(member.module, []).append((member, kept))
                 else:
                     fit(module, member, unit_spread(layer)[0], self._spread(layer), kept)
-            gone.append((group, leaving))
         if self.samples is not None and along:
             fit_along(self.model, made, self.samples, along)
         shrink(made, gone)
         return made
 
-    def _groups(self, batch: Batch, layers: str | Iterable[str] | None) -> list[Group]:
-        asked = [layers] if isinstance(layers, str) else list(self.stats) if layers is None else list(layers)
+    def _groups(self, batch: Batch, layers: str | Iterable[str] | None, heads: bool) -> list[Group]:
+        found, refused = heads_of(self.model, batch) if heads else ([], {})
+        attention = [*refused, *(group.layers[0] for group in found)]
+        named = [layers] if isinstance(layers, str) else [*self.stats, *attention] if layers is None else list(layers)
+        asked = [name for name in named if name not in attention]
         for name in asked:
             if self.stats[name].choices.pool == "max" and self.stats[name].layout != "dense":
                 raise InputError(
                     "units are held at their means", f'{name!r} was recorded with pool="max"', 'Record with pool="mean".'
                 )
-        groups, refused = groups_of(self.model, batch, list(self.stats), asked)
+        groups, left = groups_of(self.model, batch, list(self.stats), asked)
+        groups, refused = [*groups, *found], {name: refused[name] for name in refused if name in named} | left
         reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(refused.items())[:3])
+        if heads and not found:
+            raise ModelError(
+                "heads=True needs attention whose heads can be removed", reasons or "found no attention of a known form"
+            )
         able = ", ".join(dict.fromkeys(repr(name) for group in groups for name in group.layers)) or "none"
         if refused and (layers is not None or not groups):
             raise ModelError(f"{'these' if len(refused) > 1 else 'this'} cannot be pruned", reasons, f"These can: {able}.")
         if refused:
             warnings.warn(f"left as they are: {reasons}", CofireWarning, stacklevel=4)
-        return [group for group in groups if set(group.layers) & set(asked)]
+        return [group for group in groups if set(group.layers) & set(named)]
 
     def _look(self, example: Batch, batches: Iterable, fisher: bool, samples: int) -> None:
         """Take from the batches what the statistics do not hold."""
@@ -154,10 +174,20 @@ class Plan:
             )  # which call is which layer is judged here
             if spatial:
                 self.spreads |= covariances(taps, read(), spatial, positions=True)
-                self.samples = spread_out(read(), samples)
             if fisher:
                 means = {name: unit_spread(layer)[0] for name, layer in self.layers.items()}
                 self.fishers = fisher_moments(taps, read(), means, self.stats.classes)
+        attention = [group for group in self.groups if isinstance(group, Heads)]
+        if attention:
+            found = input_covariances(self.model, read(), [group.members[-1].module for group in attention])
+            self.spreads |= {group.layers[0]: found[group.members[-1].module] for group in attention}
+        if spatial or attention:
+            self.samples = spread_out(read(), samples)
+
+    def _order(self, group: Group, by: str | Mapping[str, Tensor]) -> Tensor:
+        if isinstance(group, Heads):
+            return head_order(group, by, *self._heads(group))
+        return eliminate(self._readers(group))[0] if by == "obs" else self._by_scores(group, by)
 
     def _by_scores(self, group: Group, by: str | Mapping[str, Tensor]) -> Tensor:
         total = torch.zeros(group.units, dtype=torch.float64)
@@ -180,6 +210,10 @@ class Plan:
             if member.side == "in" and member.layer is not None:
                 rows.setdefault(member.layer, []).append(columns_of(self.model.get_submodule(member.module), member).cpu())
         return [(torch.cat(found), self._spread(self.layers[name])) for name, found in rows.items()]
+
+    def _heads(self, heads: Heads) -> tuple[Tensor, Tensor]:
+        """The weights with which heads are read, and the covariance of their features."""
+        return self.model.get_submodule(heads.members[-1].module).weight.detach().cpu(), self.spreads[heads.layers[0]]  # type: ignore[union-attr]
 
     def _spread(self, layer: LayerStats) -> Tensor:
         return (

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cofire.attention import head_sizes, set_head_counts
 from cofire.batches import as_batch, example_batch, logits_of
 from cofire.errors import CofireWarning, InputError, ModelError
 from cofire.grouping import Group
@@ -44,7 +45,7 @@ def prune(
     model: nn.Module, example: Any, stats: FiringStats, by: str | Mapping[str, Tensor] = "obs",
     keep: float | int | Mapping[str, float | int] | None = None, *, layers: str | Iterable[str] | None = None,
     compensate: bool | None = None, max_drop: float | None = None, batches: Iterable | None = None,
-    across: str | None = None,
+    across: str | None = None, heads: bool = False,
 ) -> nn.Module:  # fmt: skip
     """A smaller model without the units of lowest value, whose next layers make up for them.
 
@@ -67,8 +68,8 @@ def prune(
         by: The order, as for :func:`ablate`; units with the lowest values go.
         keep: Share (0 to 1) or number of units to keep in each layer, or either by layer; layers
             that are not named stay as they are.
-        layers: Layers to prune, and with them those that they are coupled to; by default all that can be, and a warning names
-            the others.
+        layers: Layers to prune, and with them those that they are coupled to; by default all that can be, with ``heads`` all
+            attention too, and a warning names the others.
         compensate: Fit the next weights again; else only the means go into the bias, and the outputs are those of an ablation
             with ``fill="mean"``, but for the border of convolutions with padding, where an ablated channel would be its mean
             inside and 0 outside. By default they are fitted where the covariance was recorded; a warning says where not.
@@ -81,6 +82,11 @@ def prune(
         across: "shares" keeps the same share of every layer; "loss" takes as many units in all from wherever those that read
             them lose the least share of their input's variance, as ``by="obs"`` counts it. Wide layers that hold little then
             lose most. By default "shares", and with max_drop "loss" where the next layers make up for what goes.
+        heads: Remove attention heads too, as units that go by the name of their attention module, in ``keep``, ``layers`` and
+            scores as well; needs ``batches``. Orders are "obs", "reconstruction", "weight_std" (what the linear map that reads
+            the heads loses, by the covariance of its columns), "random" and scores of your own. With compensation that map is
+            fitted again; without, the outputs are those of the model with the heads at 0. For attention of timm's form and
+            Hugging Face's; not for :class:`torch.nn.MultiheadAttention`, whose width is that of what it reads.
 
     Returns:
         A model of the same class with smaller modules.
@@ -105,8 +111,9 @@ def prune(
     if across == "loss" and max_drop is None and not (isinstance(keep, float) and 0 < keep <= 1):
         raise InputError('with across="loss", keep must be a share of all units above 0', f"found {keep!r}")
     plan = Plan(
-        model, example, stats, list(keep) if layers is None and isinstance(keep, Mapping) else layers, batches, by == "fisher"
-    )
+        model, example, stats, list(keep) if layers is None and isinstance(keep, Mapping) else layers, batches, by == "fisher",
+        heads=heads,
+    )  # fmt: skip
     orders = plan.order(by)
     bare = [name for name in plan.layers if name not in plan.spreads]
     if compensate is None and bare:
@@ -166,6 +173,7 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
             and new biases aside.
     """
     made, found = copy.deepcopy(unwrap(model)), shapes(path)
+    heads = head_sizes(made)
     for name, module in made.named_modules():
         if isinstance(module, RESIZABLE):
             held = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
@@ -174,6 +182,7 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
                 key: shape for key, shape in wanted.items() if shape and (key not in held or tuple(held[key].shape) != shape)
             }
             resize(module, {key: torch.zeros(shape) for key, shape in changed.items()})
+    set_head_counts(made, heads)
     load_weights(made, path)
     return made
 

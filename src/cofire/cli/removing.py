@@ -101,6 +101,7 @@ def prune(
     max_drop: Annotated[float | None, typer.Option(help="Or: remove what costs this accuracy at most; 0.01.")] = None,
     compensate: Annotated[bool, typer.Option(help="Fit the next layer's weights again.")] = True,
     across: Annotated[str | None, typer.Option(help="shares: as much of each layer; loss: where least is lost.")] = None,
+    heads: Annotated[bool, typer.Option("--heads", help="Remove attention heads too.")] = False,
     seed: Seed = 0, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Make a smaller model without the units of lowest value, and say what it costs and keeps."""
@@ -115,7 +116,8 @@ def prune(
     keep = 0.5 if keep is None and max_drop is None else keep
     example = next(iter(test.batches(32, normalize=norm)))
     small = room(
-        net, example, loaded, by, keep, layers=layers, max_drop=max_drop, batches=batches, compensate=compensate, across=across
+        net, example, loaded, by, keep, layers=layers, max_drop=max_drop, batches=batches, compensate=compensate, across=across,
+        heads=heads,
     )  # fmt: skip
     save_weights(small, out, {"model": model, "data": data, "pruned": True, "command": command()})
     typer.echo(
