@@ -79,7 +79,7 @@ def scores_over(model, batches):
 
 def test_where_every_probability_is_right_there_is_nothing_to_correct():
     labels = torch.arange(4).repeat(5)
-    sums = Sums.empty(3, 4)
+    sums = Sums(3, 4)
     sums.update(torch.randn(20, 3), torch.nn.functional.one_hot(labels, 4) * 1e4, labels)
     assert torch.equal(Corrector(sums)(sums.gradient, 1e-3), torch.zeros(4, 4, dtype=torch.float64))
 
@@ -88,7 +88,7 @@ def test_without_features_the_correction_moves_to_the_class_shares():
     labels = torch.tensor([0] * 30 + [1] * 10)
     weights = torch.zeros(1, 2, dtype=torch.float64)
     for _ in range(30):  # Newton steps with a bound of the curvature
-        sums = Sums.empty(0, 2)
+        sums = Sums(0, 2)
         sums.update(torch.zeros(40, 0), weights[-1].expand(40, 2), labels)
         weights = Corrector(sums)(sums.gradient, 1.0, weights)
     assert weights[-1].softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-6)
@@ -129,21 +129,23 @@ def test_the_papers_second_opinion():
 # ---------------------------------------------------------------- laws
 
 
-@given(st.integers(0, 10_000), st.integers(1, 5))
-@settings(deadline=None, max_examples=20)
-def test_sums_do_not_depend_on_batches(seed, parts):
+@given(st.integers(0, 10_000), st.sampled_from([5, 30, 58, 59, 60, 80]), st.integers(1, 5))
+@settings(deadline=None, max_examples=40)
+def test_sums_do_not_depend_on_batches(seed, features, parts):
     lots = torch.Generator().manual_seed(seed)
-    x, z = torch.randn(60, 5, generator=lots).double(), torch.randn(60, 3, generator=lots)
+    x, z = torch.randn(60, features, generator=lots).double(), torch.randn(60, 3, generator=lots)
     y = torch.randint(3, (60,), generator=lots)
-    whole = Sums.empty(5, 3)
+    whole = Sums(features, 3)
     whole.update(x, z, y)
     shards = []
     for part in torch.randperm(60, generator=lots).tensor_split(parts):
-        shard = Sums.empty(5, 3)
+        shard = Sums(features, 3)
         shard.update(x[part], z[part], y[part])
         shards.append(shard)
     joined = sum(shards[1:], shards[0])
     assert joined.samples == 60
+    before = [Corrector(sums)(sums.gradient, 1e-2) for sums in (whole, joined)]
+    assert torch.allclose(*before, rtol=0, atol=1e-12)
     assert torch.allclose(joined.curvature, whole.curvature, rtol=0, atol=1e-12)
     assert torch.allclose(joined.gradient, whole.gradient, rtol=0, atol=1e-12)
 
@@ -199,15 +201,41 @@ def direct(x, z, y, ridge, classes):
     return torch.linalg.solve(curvature / len(x) + penalty, gradient / len(x))
 
 
+@pytest.mark.parametrize("samples", [5, 60, 70, 71, 72, 300])
 @pytest.mark.parametrize("ridge", [1e-4, 1e-1])
-def test_corrections_are_those_of_a_direct_solve(ridge):
+def test_corrections_are_those_of_a_direct_solve(samples, ridge):
+    """With fewer samples than features too, of which no curvature is summed."""
     lots = torch.Generator().manual_seed(1)
-    x, z = torch.randn(300, 7, generator=lots), torch.randn(300, 4, generator=lots)
-    y = torch.randint(4, (300,), generator=lots)
-    sums = Sums.empty(7, 4)
-    for part in range(0, 300, 64):
-        sums.update(x[part : part + 64], z[part : part + 64], y[part : part + 64])
-    assert torch.allclose(Corrector(sums)(sums.gradient, ridge), direct(x, z, y, ridge, 4), rtol=0, atol=1e-6)
+    x, z = torch.randn(samples, 70, generator=lots).double(), torch.randn(samples, 4, generator=lots)
+    y = torch.randint(4, (samples,), generator=lots)
+    sums = Sums(70, 4)
+    for part in zip(x.split(64), z.split(64), y.split(64), strict=True):
+        sums.update(*part)
+    assert bool(sums.few) == (samples < 71)
+    found = Corrector(sums)(sums.gradient, ridge)
+    assert torch.allclose(found, direct(x, z, y, ridge, 4), rtol=1e-5, atol=1e-6)
+    start = torch.randn(71, 4, generator=lots).double()
+    summed = sums.curvature  # from here on it is
+    again = Corrector(sums)(sums.gradient, ridge, start)
+    penalised = torch.diag(torch.tensor([ridge] * 70 + [0.0], dtype=torch.float64))
+    left = (summed / samples + penalised) @ (again - start) - (sums.gradient / samples - penalised @ start)
+    assert left.abs().max() < 1e-9
+
+
+def test_ten_thousand_features_of_few_samples():
+    lots = torch.Generator().manual_seed(5)
+    x, z = torch.randn(200, 10_000, generator=lots), torch.randn(200, 1000, generator=lots)
+    y = torch.randint(1000, (200,), generator=lots)
+    sums = Sums(10_000, 1000)
+    sums.update(x, z, y)
+    found = Corrector(sums)(sums.gradient, 1e-3)
+    p = z.double().softmax(1)
+    weight = 0.9 * (1 - p.square().sum(1)) + 0.1 * (1 - 1 / 1000)
+    full = torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
+    penalised = 1e-3 * found
+    penalised[-1] = 0
+    left = full.T @ (weight[:, None] * (full @ found)) / 200 + penalised - sums.gradient / 200
+    assert left.norm() < 1e-5 * (sums.gradient / 200).norm()
 
 
 @pytest.mark.parametrize(("samples", "classes"), [(300, 4), (1500, 4), (1200, 30)])
@@ -260,7 +288,7 @@ def test_raw_and_centred_features_give_one_correction():
     z, y = torch.randn(400, 3, generator=lots), torch.randint(3, (400,), generator=lots)
     both = []
     for x in (raw, (raw - raw.mean(0)).float()):
-        sums = Sums.empty(6, 3)
+        sums = Sums(6, 3)
         sums.update(x, z, y)
         weights = Corrector(sums)(sums.gradient, 1e-3)
         both.append(x.double() @ weights[:-1] + weights[-1])
@@ -272,7 +300,7 @@ def test_thousands_of_features_and_classes():
     lots = torch.Generator().manual_seed(0)
     x, z = torch.randn(4000, 3000, generator=lots), torch.randn(4000, 1000, generator=lots)
     y = torch.randint(1000, (4000,), generator=lots)
-    sums = Sums.empty(3000, 1000)
+    sums = Sums(3000, 1000)
     for part in range(0, 4000, 1000):
         sums.update(x[part : part + 1000], z[part : part + 1000], y[part : part + 1000])
     found = Corrector(sums)(sums.gradient, 1e-2)
@@ -288,7 +316,7 @@ def test_thousands_of_features_and_classes():
 def test_a_ridge_below_the_rounding_of_sums_is_left_out():
     lots = torch.Generator().manual_seed(0)
     x = torch.randn(400, 1, generator=lots) * torch.ones(300) * 30 + 1e-3 * torch.randn(400, 300, generator=lots)
-    sums = Sums.empty(300, 3)
+    sums = Sums(300, 3)
     sums.update(x, torch.randn(400, 3, generator=lots), torch.randint(3, (400,), generator=lots))
     corrector = Corrector(sums)
     assert corrector(sums.gradient, 1e-9) is None
@@ -307,7 +335,7 @@ def test_steps_fall_to_a_logistic_regression_and_never_rise():
     z, weights = torch.zeros(2000, 3), torch.zeros(6, 3, dtype=torch.float64)
     seen = []
     for _ in range(60):
-        sums = Sums.empty(5, 3)
+        sums = Sums(5, 3)
         sums.update(x, z + (x.double() @ weights[:-1] + weights[-1]), y)
         weights = Corrector(sums)(sums.gradient, 1e-3, weights)
         seen.append(log_loss(x.double() @ weights[:-1] + weights[-1], y) + 1e-3 / 2 * float(weights[:-1].square().sum()))

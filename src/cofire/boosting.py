@@ -65,8 +65,8 @@ def boost(
         layers: The hidden layers to read: names, or how many of the last; by default all ("auto") or the last ("paper").
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
-        features: Read at most so many numbers per sample; the fit takes seven times its square in memory, in float64. Above
-            it, every layer gives the units that say most about the class.
+        features: Read at most so many numbers per sample; the fit takes five to eight times its square in memory, in float64.
+            Above it, shares of firing positions are left out, and then every layer gives the units that say most of the class.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
         seed: Of everything that is drawn.
@@ -168,7 +168,7 @@ class _Fitting:
         """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
         classes, held = self.stats.classes, list(self.validation)
         calm = stacked(torch.cat([part.scores for part in held]), torch.cat([part.labels for part in held])).own
-        sums = Sums.empty(sum(block.width for block in self.blocks), classes, self.reader.device)
+        sums = Sums(sum(block.width for block in self.blocks), classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
         self.random = torch.zeros_like(sums.gradient)
         shares = self.stats.class_counts.double() / self.stats.samples

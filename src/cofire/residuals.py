@@ -1,6 +1,7 @@
 """A linear correction of class scores in closed form, from sums that add across batches and machines."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +20,6 @@ _FLOOR = 0.1
 _BLOCK = 256  # features whose products are summed at once
 
 
-@dataclass
 class Sums:
     r"""The curvature and the gradient of the log-loss at the present scores.
 
@@ -32,21 +32,21 @@ class Sums:
     too far, and the step is nearly that of Newton where two classes are in question. 1 - 1/C is the largest that this trace can
     be: a tenth of it keeps the samples in H of which the model is sure and wrong, and on which later steps depend.
 
+    Fewer samples than features are held as they are, since they take less memory than H.
+
     Args:
-        curvature: H, float64 [features + 1, features + 1].
-        gradient: G, float64 [features + 1, classes].
-        samples: Samples summed.
+        features: Features, without the 1.
+        classes: Classes.
+        device: Where to sum.
     """
 
-    curvature: Float[Tensor, "rows rows"]
-    gradient: Float[Tensor, "rows classes"]
-    samples: int = 0
-
-    @classmethod
-    def empty(cls, features: int, classes: int, device=None) -> "Sums":
-        """Sums over no sample."""
-        size = {"dtype": torch.float64, "device": device}
-        return cls(torch.zeros(features + 1, features + 1, **size), torch.zeros(features + 1, classes, **size))
+    def __init__(self, features: int, classes: int, device=None):
+        self.gradient: Float[Tensor, "rows classes"] = torch.zeros(features + 1, classes, dtype=torch.float64, device=device)
+        """G, float64."""
+        self.samples = 0
+        self.few: list[Float[Tensor, "samples rows"]] = []
+        """Rows times the root of w, while their products are not summed."""
+        self._curvature: Tensor | None = None
 
     def update(
         self, rows: Float[Tensor, "samples features"], scores: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
@@ -60,18 +60,31 @@ class Sums:
         """
         p = scores.double().softmax(1)
         weight = (1 - _FLOOR) * (1 - p.square().sum(1)) + _FLOOR * (1 - 1 / p.shape[1])
-        scaled = rows * weight.sqrt().to(rows)[:, None]
-        for first in range(0, scaled.shape[1], _BLOCK):  # below the diagonal and above it the same
-            last = min(first + _BLOCK, scaled.shape[1])
-            part = scaled[:, first:last].T @ scaled[:, :last]
-            self.curvature[first:last, :last] += part
-            self.curvature[:first, first:last] += part[:, :first].T
-        edge = rows.double().T @ weight
-        self.curvature[-1, :-1] += edge
-        self.curvature[:-1, -1] += edge
-        self.curvature[-1, -1] += weight.sum()
+        self.few.append(torch.cat([rows, rows.new_ones(len(rows), 1)], 1) * weight.sqrt().to(rows)[:, None])
         self.gradient += self.gradient_of(rows, scores, labels)
         self.samples += len(rows)
+        self._fold()
+
+    @property
+    def curvature(self) -> Float[Tensor, "rows rows"]:
+        """H, float64."""
+        self._fold(at_once=True)
+        return torch.zeros_like(self.gradient @ self.gradient.T) if self._curvature is None else self._curvature
+
+    def _fold(self, at_once: bool = False) -> None:
+        """Sum the products of the rows held, once they are as many as the features."""
+        width = len(self.gradient)
+        if not self.few or (self._curvature is None and self.samples < width and not at_once):
+            return
+        if self._curvature is None:
+            self._curvature = torch.zeros(width, width, dtype=torch.float64, device=self.gradient.device)
+        for rows in self.few:
+            for first in range(0, width, _BLOCK):  # below the diagonal and above it the same
+                last = min(first + _BLOCK, width)
+                part = rows[:, first:last].T @ rows[:, :last]
+                self._curvature[first:last, :last] += part
+                self._curvature[:first, first:last] += part[:, :first].T
+        self.few = []
 
     @staticmethod
     def gradient_of(rows: Tensor, scores: Tensor, labels: Tensor) -> Float[Tensor, "rows classes"]:
@@ -88,11 +101,14 @@ class Sums:
                 "sums can be added only where they have the same features and classes",
                 f"found {tuple(self.gradient.shape)} and {tuple(other.gradient.shape)}",
             )  # fmt: skip
-        return Sums(
-            self.curvature + other.curvature,
-            self.gradient + other.gradient.to(self.gradient.device),
-            self.samples + other.samples,
-        )
+        device, known = self.gradient.device, [part for part in (self._curvature, other._curvature) if part is not None]
+        both = Sums(len(self.gradient) - 1, self.gradient.shape[1], device)
+        both.gradient = self.gradient + other.gradient.to(device)
+        both.samples = self.samples + other.samples
+        both.few = [rows.to(device) for rows in (*self.few, *other.few)]
+        both._curvature = sum((part.to(device) for part in known[1:]), known[0].to(device, copy=True)) if known else None
+        both._fold()
+        return both
 
 
 class Corrector:
@@ -107,7 +123,8 @@ class Corrector:
         Ours; the bound of the curvature is in the spirit of Böhning 1992, "Multinomial logistic regression algorithm".
 
     Args:
-        sums: Hold H and n. Each ridge that is asked for takes as much memory as H.
+        sums: Hold H and n, or fewer samples than features. Each ridge that is asked for takes as much memory as H, or as the
+            square of the samples.
 
     Raises:
         InputError: No samples, or features that are not finite.
@@ -116,12 +133,13 @@ class Corrector:
     def __init__(self, sums: Sums):
         if not sums.samples:
             raise InputError("a correction needs at least one sample", "the sums are empty")
-        if not sums.curvature.isfinite().all():
-            raise InputError("features must be finite", "found sums that are not")
+        self.rows = torch.cat(sums.few).double() if sums.few else None
+        if not (sums.curvature if self.rows is None else self.rows).isfinite().all():
+            raise InputError("features must be finite", "found some that are not")
         self.sums = sums
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
-        self._factors: dict[float, Tensor | None] = {}
+        self._solvers: dict[float, Callable[[Tensor], Tensor] | None] = {}
 
     def __call__(
         self, gradient: Float[Tensor, "rows classes"], ridge: float, start: Float[Tensor, "rows classes"] | None = None
@@ -136,18 +154,51 @@ class Corrector:
         Returns:
             None where the ridge is below the rounding of the sums.
         """
-        if ridge not in self._factors:
-            matrix = self.sums.curvature / self.sums.samples
-            matrix.diagonal().add_(ridge * self.penalised[:, 0])
-            factor, failed = torch.linalg.cholesky_ex(matrix)
-            self._factors[ridge] = None if failed else factor
-        factor = self._factors[ridge]
-        if factor is None:
+        if ridge not in self._solvers:
+            self._solvers[ridge] = self._of_sums(ridge) if self.rows is None else self._of_rows(self.rows, ridge)
+        solve = self._solvers[ridge]
+        if solve is None:
             return None
         before = torch.zeros_like(gradient) if start is None else start.to(gradient)
-        return before + torch.cholesky_solve(gradient / self.sums.samples - ridge * self.penalised * before, factor)
+        return before + solve(gradient / self.sums.samples - ridge * self.penalised * before)
+
+    def _of_sums(self, ridge: float) -> Callable[[Tensor], Tensor] | None:
+        """What solves with H / n + λ D."""
+        matrix = self.sums.curvature / self.sums.samples
+        matrix.diagonal().add_(ridge * self.penalised[:, 0])
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        return None if failed else lambda right: torch.cholesky_solve(right, factor)
+
+    def _of_rows(self, rows: Tensor, ridge: float) -> Callable[[Tensor], Tensor] | None:
+        """The same from fewer samples than features, by Woodbury's identity; the intercept is eliminated first."""
+        x, ones, n = rows[:, :-1], rows[:, -1], len(rows)
+        matrix = self.products + n * ridge * torch.eye(n, dtype=x.dtype, device=x.device)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if failed:
+            return None
+
+        def inner(right: Tensor) -> Tensor:
+            return (right - x.T @ torch.cholesky_solve(x @ right, factor)) / ridge
+
+        edge = x.T @ ones[:, None] / n
+        against = inner(edge)
+        left = ones @ ones / n - edge.T @ against
+
+        def solve(right: Tensor) -> Tensor:
+            found = inner(right[:-1])
+            intercept = (right[-1:] - edge.T @ found) / left
+            return torch.cat([found - against * intercept, intercept])
+
+        return solve
+
+    @cached_property
+    def products(self) -> Tensor:
+        """Inner products of the samples held, float64 [samples, samples]."""
+        assert self.rows is not None
+        x = self.rows[:, :-1]
+        return x @ x.T
 
     def as_before(self, gradient: Float[Tensor, "rows classes"]) -> Float[Tensor, "ridges rows classes"]:
         """The weights for another gradient, one for each ridge that was asked for and can be used."""
-        found = [self(gradient, ridge) for ridge in sorted(self._factors)]
+        found = [self(gradient, ridge) for ridge in sorted(self._solvers)]
         return torch.stack([weights for weights in found if weights is not None])
