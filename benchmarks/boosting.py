@@ -2,6 +2,7 @@
 
     python benchmarks/boosting.py --data-root data                          # about an hour
     python benchmarks/boosting.py --data-root data --seeds 1 --limit 4000 --only mnist --output boosting-small.json
+    python benchmarks/boosting.py --quick --output boosting-quick.json      # a minute; checks that it runs
 
 Writes benchmarks/boosting.json and the tables of docs/boost.md; nets that were measured before and are not asked for
 stay. Each net is trained on the training set without 10,000 images,
@@ -60,10 +61,12 @@ CELLS = {
 }
 """Data, how it is loaded, the net by seed, epochs after which it is boosted, and the schedule of the learning rate."""
 
+QUICK = {"digits": ("digits", {}, zoo("fcnn:64-48-16-10"), (1,), None)}
+
 
 def measured(cell: str, root, limit: int | None, seeds: int, say) -> list[dict]:
     """Rows of one cell: a net of every seed, boosted after each of its epochs."""
-    name, how, build, stops, schedule = CELLS[cell]
+    name, how, build, stops, schedule = (CELLS | QUICK)[cell]
     images = cofire.data.load(name, "train", root=root, limit=limit, **how)
     few = limit if limit and limit < 10_000 else None
     test = cofire.data.load(name, "test", root=root, limit=few, **how).batches(500)
@@ -207,13 +210,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="images of each split; by default all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=CELLS, help="these nets only; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="a small net on digits")
     parser.add_argument("--output", type=Path, default=HERE / "boosting.json")
     options = parser.parse_args()
     root = Path(options.data_root) if options.data_root else None
     warm()
     scaled = f" --limit {options.limit}" if options.limit else ""
-    for cell in options.only or CELLS:
-        rows_ = measured(cell, root, options.limit, options.seeds, lambda text: print(text, flush=True))
+    for cell in QUICK if options.quick else options.only or CELLS:
+        rows_ = measured(cell, root, options.limit, 1 if options.quick else options.seeds, lambda text: print(text, flush=True))
         result = json.loads(options.output.read_text()) if options.output.exists() else {"cells": {}}
         result["cells"][cell] = {
             **made(f"boosting.py --seeds {options.seeds}{scaled} --only '{cell}'"),
@@ -221,7 +225,7 @@ def main() -> None:
             "limit": options.limit,
             "rows": rows_,
         }
-        result["cells"] = {name: result["cells"][name] for name in CELLS if name in result["cells"]}
+        result["cells"] = {name: result["cells"][name] for name in CELLS | QUICK if name in result["cells"]}
         with atomic(options.output) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")
     result = json.loads(options.output.read_text())

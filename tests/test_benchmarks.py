@@ -221,10 +221,20 @@ def heads_that_stay_make_up_for_those_that_go(result, printed):
     assert '| random | compensation, across="loss" | ' in printed
 
 
+def a_boost_stands_beside_its_controls(result, printed):
+    row = result["cells"]["digits"]["rows"][0]
+    controls = {"last hidden layer", "all hidden layers by gradients", "one more epoch", "random labels", "paper"}
+    assert controls < row["methods"].keys()
+    assert row["taken"] == "auto"
+    assert row["methods"]["boosted"]["gain"] > row["methods"]["random labels"]["gain"]
+    assert "| digits | all | 1 | " in printed
+
+
 @pytest.mark.parametrize(
     ("name", "holds"),
     [
         ("ablation", ablation_is_that_of_masks),
+        pytest.param("boosting", a_boost_stands_beside_its_controls, marks=pytest.mark.slow),
         pytest.param("communities", training_sharpens_the_graph_of_true_labels, marks=pytest.mark.slow),
         ("graphs", graphs_compare_only_what_is_equal),
         pytest.param("heads", heads_that_stay_make_up_for_those_that_go, marks=pytest.mark.slow),
@@ -238,7 +248,8 @@ def test_a_quick_run(name, holds, tmp_path):
     for package in {"heads": ["timm"], "latency": ["torchvision"]}.get(name, []):
         pytest.importorskip(package)
     result, printed = quickly(name, tmp_path)
-    assert {"command", "date", "machine"} <= result.keys()
+    part = next(iter(result.get("cells", {name: result}).values()))
+    assert {"command", "date", "machine"} <= part.keys()
     holds(result, printed)
 
 
