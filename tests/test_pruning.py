@@ -336,8 +336,12 @@ def test_the_commands_run_from_end_to_end(tmp_path):
     said = run("depth", stats, "--check", "--layer", "relu2", "--model", model, "--weights", weights)
     assert "without relu2" in said
     said = run("prune", model, "--weights", weights, "--keep", 0.5, "-o", tmp_path / "small.safetensors")
-    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip().startswith(("before", "after"))}
-    assert [rows[what][:2] for what in ("before", "after")] == [["3,466", "6,784"], ["1,482", "2,880"]]
+    rows = {line[:18].strip(): line[18:].split() for line in said.splitlines() if line.endswith("%")}
+    assert list(rows) == ["before", "after", "random", "random, not fitted"]
+    assert rows["before"][:2] == ["3,466", "6,784"]
+    assert all(rows[what][:2] == ["1,482", "2,880"] for what in list(rows)[1:])
+    accuracies = {what: float(row[3].rstrip("%")) for what, row in rows.items()}
+    assert accuracies["random"] > accuracies["random, not fitted"]
     assert "operations a sample" in said
     assert rows["after"][3].endswith("%")
     out = tmp_path / "ablation.html"

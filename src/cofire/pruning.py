@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from cofire.stats import FiringStats
 from cofire.weights import load_weights, shapes
 from cofire.wrappers import called, device_of, evaluating, unwrap
 
-__all__ = ["Cost", "accuracy_of", "cost", "load_pruned", "prune"]
+__all__ = ["Cost", "Pruned", "accuracy_of", "cost", "load_pruned", "prune", "pruned"]
 
 _SHARES = tuple(place / 20 for place in range(19, 0, -1))
 
@@ -102,6 +102,33 @@ def prune(
     >>> prune(net, next(iter(digits.batches())), stats, keep=0.5).fc1
     Linear(in_features=64, out_features=8, bias=True)
     """
+    given = {
+        "layers": layers, "compensate": compensate, "max_drop": max_drop, "batches": batches, "across": across, "heads": heads,
+    }  # fmt: skip
+    return pruned(model, example, stats, by, keep, **given).model
+
+
+class Pruned(NamedTuple):
+    """A smaller model, and what makes others that are as small.
+
+    Args:
+        model: The smaller model.
+        plan: What makes smaller models of the whole one.
+        counts: How many units of each of its groups stayed.
+    """
+
+    model: nn.Module
+    plan: Plan
+    counts: list[int]
+
+
+def pruned(
+    model: nn.Module, example: Any, stats: FiringStats, by: str | Mapping[str, Tensor] = "obs",
+    keep: float | int | Mapping[str, float | int] | None = None, *, layers: str | Iterable[str] | None = None,
+    compensate: bool | None = None, max_drop: float | None = None, batches: Iterable | None = None,
+    across: str | None = None, heads: bool = False,
+) -> Pruned:  # fmt: skip
+    """What :func:`prune` gives, with its plan; arguments and errors are those."""
     if (keep is None) == (max_drop is None):
         raise InputError("either keep= or max_drop= must be given", f"found keep={keep!r} and max_drop={max_drop!r}")
     if max_drop is not None and (batches is None or not 0 <= max_drop < 1):
@@ -128,14 +155,16 @@ def prune(
     costs = plan.costs(orders) if across == "loss" else None
     if max_drop is None:
         counts = [_count(keep, group) for group in plan.groups] if costs is None else plan.counts(keep, costs)  # type: ignore[arg-type]
-        return plan.smaller(orders, counts, compensate)
-    base, best = accuracy_of(plan.model, batches, stats.classes), plan.model  # type: ignore[arg-type]
+        return Pruned(plan.smaller(orders, counts, compensate), plan, counts)
+    base = accuracy_of(plan.model, batches, stats.classes)  # type: ignore[arg-type]
+    best = Pruned(copy.deepcopy(plan.model), plan, [group.units for group in plan.groups])
     for share in _SHARES:
-        made = plan.smaller(orders, plan.counts(share, costs), compensate)
+        counts = plan.counts(share, costs)
+        made = plan.smaller(orders, counts, compensate)
         if accuracy_of(made, batches, stats.classes) < base - max_drop:  # type: ignore[arg-type]
             break
-        best = made
-    return best if best is not plan.model else copy.deepcopy(plan.model)
+        best = Pruned(made, plan, counts)
+    return best
 
 
 def cost(model: nn.Module, example: Any, repeats: int = 20) -> Cost:

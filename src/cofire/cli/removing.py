@@ -104,9 +104,8 @@ def prune(
     heads: Annotated[bool, typer.Option("--heads", help="Remove attention heads too.")] = False,
     seed: Seed = 0, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
-    """Make a smaller model without the units of lowest value, and say what it costs and keeps."""
-    from cofire.pruning import accuracy_of, cost
-    from cofire.pruning import prune as room
+    """Make a smaller model without the units of lowest value; say what it costs and keeps, beside units taken by lot."""
+    from cofire.pruning import accuracy_of, cost, pruned
     from cofire.weights import save_weights
 
     source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
@@ -115,18 +114,23 @@ def prune(
     net, batches, loaded = subject(ModelSource(model, weights, classes, seed), source, stats, norm, covariance=True)
     keep = 0.5 if keep is None and max_drop is None else keep
     example = next(iter(test.batches(32, normalize=norm)))
-    small = room(
+    found = pruned(
         net, example, loaded, by, keep, layers=layers, max_drop=max_drop, batches=batches, compensate=compensate, across=across,
         heads=heads,
     )  # fmt: skip
-    save_weights(small, out, {"model": model, "data": data, "pruned": True, "command": command()})
+    save_weights(found.model, out, {"model": model, "data": data, "pruned": True, "command": command()})
+    chance = found.plan.order("random")
+    rows = {"before": net, "after": found.model, "random": found.plan.smaller(chance, found.counts, compensate)}
+    if compensate:
+        rows["random, not fitted"] = found.plan.smaller(chance, found.counts, False)
     typer.echo(
-        f"{'':>6} {'parameters':>14} {'operations a sample':>20} {'ms for ' + str(len(example[0])):>10} {'test accuracy':>14}"
+        f"{'':>18} {'parameters':>14} {'operations a sample':>20} {'ms for ' + str(len(example[0])):>10} {'test accuracy':>14}"
     )
-    for what, made in (("before", net), ("after", small)):
-        found = cost(made, example)
+    for what, made in rows.items():
+        costs = cost(made, example)
         right = accuracy_of(made, unseen, loaded.classes)
-        typer.echo(f"{what:>6} {found.parameters:>14,} {found.flops:>20,} {found.milliseconds:>10.2f} {right:>14.2%}")
+        typer.echo(f"{what:>18} {costs.parameters:>14,} {costs.flops:>20,} {costs.milliseconds:>10.2f} {right:>14.2%}")
+    typer.echo("random: as many units of every layer as after, chosen by lot")
     typer.echo(f"weights in {out}")
 
 
