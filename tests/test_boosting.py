@@ -186,6 +186,24 @@ def test_where_there_is_nothing_to_gain_the_model_comes_back(case):
     assert not better.gained
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_offsets_of_many_classes_are_no_gain(seed):
+    """As above, with offsets that fit the held-out samples: no step may carry them into what those samples judge."""
+    lots = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 100))
+    x = torch.randn(5000, 12, generator=lots)
+    with torch.no_grad():
+        net[2].weight *= 6
+        y = torch.multinomial(net(x).softmax(1), 1, generator=lots)[:, 0]
+    y[:100] = torch.arange(100)  # each class at least once
+    fit, held = [(x[:4000], y[:4000])], [(x[4000:], y[4000:])]
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert not better.gained
+    assert better.summary().loss_gain_low.max() <= 0
+
+
 # ---------------------------------------------------------------- reference
 
 

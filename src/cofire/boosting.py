@@ -196,7 +196,6 @@ class _Fitting:
                 return
             reached = loss
             best = stack.other * self.weights[stack.place]
-            best[-1] += stack.offset.to(best)
             gradient = torch.zeros_like(best)
             for row, scores, labels in self.batches:
                 gradient += Sums.gradient_of(row, stack.own * scores + _added(row, best[None])[0], labels)
