@@ -3,6 +3,7 @@ import itertools
 import pickle
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -417,6 +418,45 @@ def test_the_linear_probe_reads_all_units_of_its_layer():
         if features == 4096:
             whole = probe
     assert probe == pytest.approx(whole, abs=5e-3)
+
+
+def test_the_linear_probe_stays_where_all_layers_are_cut_to_as_many_numbers():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
+    _, x, y = problem(0)
+    batches, held, _ = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=held, features=20, progress=False)
+    assert {"last hidden layer", "all hidden layers by gradients"} <= set(better.summary().method)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_in_float16_is_boosted_without_the_control_that_it_cannot_be_trained_for():
+    net, x, y = problem(0)
+    batches, held, _ = split(x.half(), y)
+    net = net.half()
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=held, progress=False)
+    assert "one more epoch" not in set(better.summary().method)
+    assert "Another epoch of training leaves weights that are not finite: that control is left out." in better.words
+
+
+def test_rows_that_are_not_kept_are_not_held_elsewhere(monkeypatch):
+    net, x, y = problem(0)
+    batches, held, _ = split(x, y, 20)
+    stats = cofire.record(net, batches, progress=False)
+    made, most = weakref.WeakSet(), 0
+
+    def counted(*given):
+        nonlocal most
+        made.add(found := rows(*given))
+        most = max(most, len(made))
+        return found
+
+    monkeypatch.setattr("cofire.keeping.rows", counted)
+    monkeypatch.setattr("cofire.keeping._ROOM", 0)
+    cofire.boost(net, batches[:3], stats, validation=held, controls=False, progress=False)
+    assert most < 5  # of fifteen batches
 
 
 def test_a_folded_head_gives_the_scores_of_the_rows(tmp_path):

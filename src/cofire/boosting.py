@@ -166,8 +166,8 @@ class _Fitting:
 
     def sum(self, random: bool) -> None:
         """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
-        classes, held = self.stats.classes, list(self.validation)
-        calm = stacked(torch.cat([part.scores for part in held]), torch.cat([part.labels for part in held])).own
+        classes, held = self.stats.classes, [(part.scores, part.labels) for part in self.validation]
+        calm = stacked(*map(torch.cat, zip(*held, strict=True))).own
         sums = Sums(sum(block.width for block in self.blocks), classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
         self.random = torch.zeros_like(sums.gradient)
@@ -245,9 +245,11 @@ class _Fitting:
             noise = self.corrector.as_before(self.random)
             methods |= probes(kept, self.blocks, names[-1])
             methods["random labels"] = lambda reading: _added(row(reading), noise)
-            methods["one more epoch"] = trained_on(
-                copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed
-            )
+            trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
+            if all(bool(weights.isfinite().all()) for weights in copied.parameters()):
+                methods["one more epoch"] = trained
+            else:  # as in float16
+                self.notes.append("Another epoch of training leaves weights that are not finite: that control is left out.")
         return paper, methods
 
     def measured(self, data: Rows, methods: dict[str, Method]) -> _Measured:
