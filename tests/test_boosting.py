@@ -205,6 +205,20 @@ def test_offsets_of_many_classes_are_no_gain(seed):
     assert better.summary().loss_gain_low.max() <= 0
 
 
+def test_a_few_held_out_samples_confirm_nothing():
+    """Five that all gain are as easily luck: an interval over so few leaves out 0 too often."""
+    labels = torch.tensor([0, 1] * 5)
+    base, surer = torch.zeros(10, 2), 3.0 * torch.nn.functional.one_hot(labels, 2)
+    assert are_gains([(base, surer)], labels) == [True]
+    assert are_gains([(base[:9], surer[:9])], labels[:9]) == [False]
+    net, x, y = problem(0)
+    batches = [(x[:600], y[:600])]
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=[(x[600:605], y[600:605])], controls=False, progress=False)
+    assert better.record["decision"] == "model"
+    assert better.words[-1] == "Fewer than 10 held-out samples confirm nothing."
+
+
 # ---------------------------------------------------------------- reference
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.errors import CofireWarning, InputError
-from cofire.gains import are_gains, class_rows, reliability_rows, rows_of, words_of
+from cofire.gains import FEWEST, are_gains, class_rows, reliability_rows, rows_of, words_of
 from cofire.hidden import blocks_of, rows
 from cofire.keeping import Rows
 from cofire.readings import Reader
@@ -111,6 +111,8 @@ def boost(
             )  # fmt: skip
         tested = fitting.measured(fitting.rows_of(test, "measuring on test"), methods) if test is not None else None
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
+    if len(held.labels) < FEWEST:
+        fitting.notes.append(f"Fewer than {FEWEST} held-out samples confirm nothing.")
     scores, stacks = _fitted(held, seed)
     decision = "paper" if method == "paper" else _decided(scores, held.labels)
     table, label = rows_of(_named(scores, decision), held.labels, "held-out"), held.labels
