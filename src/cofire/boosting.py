@@ -169,7 +169,8 @@ class _Fitting:
     def sum(self, random: bool) -> None:
         """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
         classes, held = self.stats.classes, [(part.scores, part.labels) for part in self.validation]
-        calm = stacked(*map(torch.cat, zip(*held, strict=True))).own
+        scores, labels = map(torch.cat, zip(*held, strict=True))
+        calm = stacked(scores, labels).own
         sums = Sums(sum(block.width for block in self.blocks), classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
         self.random = torch.zeros_like(sums.gradient)

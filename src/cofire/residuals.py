@@ -69,7 +69,8 @@ class Sums:
     def curvature(self) -> Float[Tensor, "rows rows"]:
         """H, float64."""
         self._fold(at_once=True)
-        return torch.zeros_like(self.gradient @ self.gradient.T) if self._curvature is None else self._curvature
+        width = len(self.gradient)
+        return self.gradient.new_zeros(width, width) if self._curvature is None else self._curvature
 
     def _fold(self, at_once: bool = False) -> None:
         """Sum the products of the rows held, once they are as many as the features."""
