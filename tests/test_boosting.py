@@ -3,6 +3,7 @@ import itertools
 import pickle
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -184,6 +185,38 @@ def test_where_there_is_nothing_to_gain_the_model_comes_back(case):
     assert accuracy(now, labels) >= accuracy(base, labels) or mcnemar(*right) > 0.05
     assert log_loss(now, labels) <= log_loss(base, labels) + 0.01
     assert not better.gained
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_offsets_of_many_classes_are_no_gain(seed):
+    """As above, with offsets that fit the held-out samples: no step may carry them into what those samples judge."""
+    lots = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 100))
+    x = torch.randn(5000, 12, generator=lots)
+    with torch.no_grad():
+        net[2].weight *= 6
+        y = torch.multinomial(net(x).softmax(1), 1, generator=lots)[:, 0]
+    y[:100] = torch.arange(100)  # each class at least once
+    fit, held = [(x[:4000], y[:4000])], [(x[4000:], y[4000:])]
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert not better.gained
+    assert better.summary().loss_gain_low.max() <= 0
+
+
+def test_a_few_held_out_samples_confirm_nothing():
+    """Five that all gain are as easily luck: an interval over so few leaves out 0 too often."""
+    labels = torch.tensor([0, 1] * 5)
+    base, surer = torch.zeros(10, 2), 3.0 * torch.nn.functional.one_hot(labels, 2)
+    assert are_gains([(base, surer)], labels) == [True]
+    assert are_gains([(base[:9], surer[:9])], labels[:9]) == [False]
+    net, x, y = problem(0)
+    batches = [(x[:600], y[:600])]
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=[(x[600:605], y[600:605])], controls=False, progress=False)
+    assert better.record["decision"] == "model"
+    assert better.words[-1] == "Fewer than 10 held-out samples confirm nothing."
 
 
 # ---------------------------------------------------------------- reference
@@ -399,6 +432,45 @@ def test_the_linear_probe_reads_all_units_of_its_layer():
         if features == 4096:
             whole = probe
     assert probe == pytest.approx(whole, abs=5e-3)
+
+
+def test_the_linear_probe_stays_where_all_layers_are_cut_to_as_many_numbers():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
+    _, x, y = problem(0)
+    batches, held, _ = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=held, features=20, progress=False)
+    assert {"last hidden layer", "all hidden layers by gradients"} <= set(better.summary().method)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_in_float16_is_boosted_without_the_control_that_it_cannot_be_trained_for():
+    net, x, y = problem(0)
+    batches, held, _ = split(x.half(), y)
+    net = net.half()
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=held, progress=False)
+    assert "one more epoch" not in set(better.summary().method)
+    assert "Another epoch of training leaves weights that are not finite: that control is left out." in better.words
+
+
+def test_rows_that_are_not_kept_are_not_held_elsewhere(monkeypatch):
+    net, x, y = problem(0)
+    batches, held, _ = split(x, y, 20)
+    stats = cofire.record(net, batches, progress=False)
+    made, most = weakref.WeakSet(), 0
+
+    def counted(*given):
+        nonlocal most
+        made.add(found := rows(*given))
+        most = max(most, len(made))
+        return found
+
+    monkeypatch.setattr("cofire.keeping.rows", counted)
+    monkeypatch.setattr("cofire.keeping._ROOM", 0)
+    cofire.boost(net, batches[:3], stats, validation=held, controls=False, progress=False)
+    assert most < 5  # of fifteen batches
 
 
 def test_a_folded_head_gives_the_scores_of_the_rows(tmp_path):

@@ -395,6 +395,19 @@ def test_attention_that_is_left_as_it_is_is_said():
         cofire.prune(net, batch, stats, keep={"blocks.0.attn": 2}, heads=True, batches=[batch])
 
 
+class ByKeyword(nn.Linear):
+    def __call__(self, x):
+        return super().__call__(input=x)
+
+
+def test_a_linear_map_called_by_keyword_is_not_looked_into():
+    net = vit()
+    net.blocks[0].attn.proj = ByKeyword(24, 24)
+    found, refused = heads_of(net.eval(), as_batch(pictures(), None, 4, "it"))
+    assert [group.layers for group in found] == [["blocks.1.attn"]]
+    assert refused == {"blocks.0.attn": "no linear maps read its heads as they are"}
+
+
 def test_a_model_without_attention_has_no_heads():
     net = cofire.zoo.model("fcnn:64-8-10", seed=0)
     batch = next(iter(cofire.data.load("digits").batches(64)))

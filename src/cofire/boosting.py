@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.errors import CofireWarning, InputError
-from cofire.gains import are_gains, class_rows, reliability_rows, rows_of, words_of
+from cofire.gains import FEWEST, are_gains, class_rows, reliability_rows, rows_of, words_of
 from cofire.hidden import blocks_of, rows
 from cofire.keeping import Rows
 from cofire.readings import Reader
@@ -111,6 +111,8 @@ def boost(
             )  # fmt: skip
         tested = fitting.measured(fitting.rows_of(test, "measuring on test"), methods) if test is not None else None
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
+    if len(held.labels) < FEWEST:
+        fitting.notes.append(f"Fewer than {FEWEST} held-out samples confirm nothing.")
     scores, stacks = _fitted(held, seed)
     decision = "paper" if method == "paper" else _decided(scores, held.labels)
     table, label = rows_of(_named(scores, decision), held.labels, "held-out"), held.labels
@@ -166,8 +168,9 @@ class _Fitting:
 
     def sum(self, random: bool) -> None:
         """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
-        classes, held = self.stats.classes, list(self.validation)
-        calm = stacked(torch.cat([part.scores for part in held]), torch.cat([part.labels for part in held])).own
+        classes, held = self.stats.classes, [(part.scores, part.labels) for part in self.validation]
+        scores, labels = map(torch.cat, zip(*held, strict=True))
+        calm = stacked(scores, labels).own
         sums = Sums(sum(block.width for block in self.blocks), classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
         self.random = torch.zeros_like(sums.gradient)
@@ -196,7 +199,6 @@ class _Fitting:
                 return
             reached = loss
             best = stack.other * self.weights[stack.place]
-            best[-1] += stack.offset.to(best)
             gradient = torch.zeros_like(best)
             for row, scores, labels in self.batches:
                 gradient += Sums.gradient_of(row, stack.own * scores + _added(row, best[None])[0], labels)
@@ -246,9 +248,11 @@ class _Fitting:
             noise = self.corrector.as_before(self.random)
             methods |= probes(kept, self.blocks, names[-1])
             methods["random labels"] = lambda reading: _added(row(reading), noise)
-            methods["one more epoch"] = trained_on(
-                copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed
-            )
+            trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
+            if all(bool(weights.isfinite().all()) for weights in copied.parameters()):
+                methods["one more epoch"] = trained
+            else:  # as in float16
+                self.notes.append("Another epoch of training leaves weights that are not finite: that control is left out.")
         return paper, methods
 
     def measured(self, data: Rows, methods: dict[str, Method]) -> _Measured:

@@ -83,7 +83,7 @@ def probes(kept: dict[str, Tensor], blocks: list[Block], last: str) -> dict[str,
         "last hidden layer": (units, lambda reading: reading.units[last]),
         "all hidden layers by gradients": (kept["rows"], lambda reading: rows(blocks, reading.units, reading.firing)),
     }
-    if kept["rows"].shape == units.shape:
+    if len(blocks) == 1 and blocks[0].width == units.shape[1]:
         sources.pop("last hidden layer")  # it is all of them
     return {name: _probe(values, kept, source) for name, (values, source) in sources.items()}
 

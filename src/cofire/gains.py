@@ -9,7 +9,10 @@ from torch import Tensor
 
 from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval, reliability
 
-__all__ = ["are_gains", "class_rows", "reliability_rows", "rows_of", "words_of"]
+__all__ = ["FEWEST", "are_gains", "class_rows", "reliability_rows", "rows_of", "words_of"]
+
+FEWEST = 10
+"""Samples below which a gain is not believed: intervals over so few leave out 0 by chance."""
 
 
 def rows_of(
@@ -145,10 +148,14 @@ def _list(names: list[str]) -> str:
 def are_gains(pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> list[bool]:
     """Whether scores are better than others: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
 
+    Fewer than ten samples confirm nothing.
+
     Args:
         pairs: Scores to compare with, and scores that were fitted without the samples they are judged on.
         labels: True classes.
     """
+    if len(labels) < FEWEST:
+        return [False] * len(pairs)
     falls = torch.stack([losses(base, labels) - losses(other, labels) for base, other in pairs], 1)
     finite, (low, _) = torch.isfinite(falls).all(0), paired_interval(falls.nan_to_num(0.0, 0.0, 0.0))
     fewer = [int(correct(other, labels).sum()) < int(correct(base, labels).sum()) for base, other in pairs]

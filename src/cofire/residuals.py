@@ -1,7 +1,6 @@
 """A linear correction of class scores in closed form, from sums that add across batches and machines."""
 
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -69,7 +68,8 @@ class Sums:
     def curvature(self) -> Float[Tensor, "rows rows"]:
         """H, float64."""
         self._fold(at_once=True)
-        return torch.zeros_like(self.gradient @ self.gradient.T) if self._curvature is None else self._curvature
+        width = len(self.gradient)
+        return self.gradient.new_zeros(width, width) if self._curvature is None else self._curvature
 
     def _fold(self, at_once: bool = False) -> None:
         """Sum the products of the rows held, once they are as many as the features."""
@@ -137,6 +137,7 @@ class Corrector:
         if not (sums.curvature if self.rows is None else self.rows).isfinite().all():
             raise InputError("features must be finite", "found some that are not")
         self.sums = sums
+        self._products = torch.empty(0) if self.rows is None else self.rows[:, :-1] @ self.rows[:, :-1].T  # for all ridges
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
         self._solvers: dict[float, Callable[[Tensor], Tensor] | None] = {}
@@ -172,7 +173,7 @@ class Corrector:
     def _of_rows(self, rows: Tensor, ridge: float) -> Callable[[Tensor], Tensor] | None:
         """The same from fewer samples than features, by Woodbury's identity; the intercept is eliminated first."""
         x, ones, n = rows[:, :-1], rows[:, -1], len(rows)
-        matrix = self.products + n * ridge * torch.eye(n, dtype=x.dtype, device=x.device)
+        matrix = self._products + n * ridge * torch.eye(n, dtype=x.dtype, device=x.device)
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if failed:
             return None
@@ -190,13 +191,6 @@ class Corrector:
             return torch.cat([found - against * intercept, intercept])
 
         return solve
-
-    @cached_property
-    def products(self) -> Tensor:
-        """Inner products of the samples held, float64 [samples, samples]."""
-        assert self.rows is not None
-        x = self.rows[:, :-1]
-        return x @ x.T
 
     def as_before(self, gradient: Float[Tensor, "rows classes"]) -> Float[Tensor, "ridges rows classes"]:
         """The weights for another gradient, one for each ridge that was asked for and can be used."""
