@@ -739,6 +739,8 @@ def test_wrong_input():
     net, x, y = problem(8)
     fit, held, _ = split(x, y)
     stats = cofire.record(net, fit, progress=False)
+    with pytest.raises(InputError, match="features must be at least 1; found 0"):
+        cofire.boost(net, fit, stats, validation=held, features=0)
     with pytest.raises(InputError, match="a boost needs validation="):
         cofire.boost(net, fit, stats)
     with pytest.raises(InputError, match='method must be "auto" or "paper"; found \'best\''):

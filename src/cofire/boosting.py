@@ -65,8 +65,9 @@ def boost(
         layers: The hidden layers to read: names, or how many of the last; by default all ("auto") or the last ("paper").
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
-        features: Read at most so many numbers per sample; the fit takes five to eight times its square in memory, in float64.
-            Above it, shares of firing positions are left out, and then every layer gives the units that say most of the class.
+        features: Read at most so many numbers per sample, and at least one of each layer; the fit takes five to nine times its
+            square in memory, in float64. Above it, shares of firing positions are left out, and then every layer gives the
+            units that say most about the class.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
         seed: Of everything that is drawn.
@@ -90,6 +91,8 @@ def boost(
     """
     if method not in ("auto", "paper"):
         raise InputError('method must be "auto" or "paper"', f"found {method!r}")
+    if features < 1:
+        raise InputError("features must be at least 1", f"found {features!r}")
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
