@@ -92,6 +92,19 @@ def test_a_page_is_written_again_from_its_numbers(tmp_path):
     assert numbers.read_bytes() == kept
 
 
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.adds])
+def test_verdicts_of_parts_that_were_joined_are_made_anew(name, tmp_path):
+    """From the numbers of this project alone come its verdicts and tables; without a net, others."""
+    committed = WRITTEN[0].parent / f"{name}.json"
+    whole = read(committed)
+    (tmp_path / committed.name).write_text(json.dumps({**whole, "findings": [], "tables": [], "scale": ""}))
+    assert rewrite(name, tmp_path).read_text("utf8") == committed.with_suffix(".md").read_text("utf8")
+    fewer = [row for row in whole["numbers"] if row["net"] == "mnist"]
+    (tmp_path / committed.name).write_text(json.dumps({**whole, "numbers": fewer}))
+    rewrite(name, tmp_path)
+    assert read(tmp_path / committed.name)["findings"] != whole["findings"]
+
+
 def test_numbers_come_back_as_they_were(tmp_path):
     assert measured(tmp_path / "none.json") == []
     found = Found([], [], "", [{"net": "mnist", "values": [1.5, float("nan")], "words": {"a": "b"}}])

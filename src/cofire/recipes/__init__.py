@@ -1,5 +1,6 @@
 """Recipes that run the papers' experiments again and say which claims hold."""
 
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from cofire.errors import InputError
 from cofire.files import atomic
-from cofire.recipes.running import Found, Settings, measured, page_of, read, write
+from cofire.recipes.running import Found, Settings, held, measured, page_of, read, write
 
 __all__ = ["RECIPES", "Recipe", "reproduce", "rewrite"]
 
@@ -95,6 +96,8 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
 def rewrite(name: str, out: Path) -> Path:
     """Write a recipe's page again from the numbers that a run left in the folder; nothing is trained.
 
+    Where a recipe's parts add up, its verdicts are made anew too, as after joining the numbers of parts that were run apart.
+
     Args:
         name: One of :data:`RECIPES`.
         out: The folder with ``NAME.json``.
@@ -103,10 +106,18 @@ def rewrite(name: str, out: Path) -> Path:
         InputError: No such recipe.
         FileError: There are no numbers, or the file holds something else.
     """
-    title, page = _recipe(name).title, out / f"{name}.md"
-    whole = read(page.with_suffix(".json"))
+    recipe, page = _recipe(name), out / f"{name}.md"
+    numbers = page.with_suffix(".json")
+    whole = read(numbers)
+    if recipe.adds:
+        earlier = partial(measured, numbers)
+        whole |= held(
+            recipe.run(Settings(None, whole["seeds"], None, None, (), out, command=whole["command"], earlier=earlier))
+        )
+        with atomic(numbers) as temporary:
+            temporary.write_text(json.dumps(whole, allow_nan=False) + "\n", "utf8")
     with atomic(page) as temporary:
-        temporary.write_text(page_of(title, whole), "utf8")
+        temporary.write_text(page_of(recipe.title, whole), "utf8")
     return page
 
 

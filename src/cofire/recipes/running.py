@@ -13,7 +13,19 @@ from cofire.errors import FileError
 from cofire.files import atomic
 from cofire.version import __version__
 
-__all__ = ["Finding", "Found", "Settings", "Table", "mean_and_range", "measured", "page_of", "read", "verdict_of", "write"]
+__all__ = [
+    "Finding",
+    "Found",
+    "Settings",
+    "Table",
+    "held",
+    "mean_and_range",
+    "measured",
+    "page_of",
+    "read",
+    "verdict_of",
+    "write",
+]
 
 _TESTS = 10_000  # pictures in the test set of each of the recipes' data
 
@@ -151,15 +163,20 @@ def write(name: str, title: str, settings: Settings, found: Found, out: Path) ->
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     page, numbers = out / f"{name}.md", out / f"{name}.json"
-    whole = _plain({
-        **said, "scale": found.scale, "findings": [asdict(finding) for finding in found.findings],
-        "tables": [asdict(table) for table in found.tables], "numbers": found.numbers,
-    })  # fmt: skip
+    whole = {**said, **held(found)}
     with atomic(numbers) as temporary:
         temporary.write_text(json.dumps(whole, allow_nan=False) + "\n", "utf8")
     with atomic(page) as temporary:
         temporary.write_text(page_of(title, whole), "utf8")
     return page, numbers
+
+
+def held(found: Found) -> dict[str, Any]:
+    """What a file of numbers holds of what a recipe found."""
+    return _plain({
+        "scale": found.scale, "findings": [asdict(finding) for finding in found.findings],
+        "tables": [asdict(table) for table in found.tables], "numbers": found.numbers,
+    })  # fmt: skip
 
 
 def page_of(title: str, whole: Mapping[str, Any]) -> str:
