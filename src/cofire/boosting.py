@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -106,13 +105,15 @@ def boost(
         paper, methods = None, {}
         if controls or method == "paper":
             paper, methods = fitting.controls(copied, method, scaled, rate)
-        held = fitting.measured(fitting.validation, methods)
+        held = fitting.measured(fitting.validation, methods, fitting.weights)
         if both := len(fitting.validation.fingerprints & fitting.batches.fingerprints):
             warnings.warn(
                 f"{both:,} samples of validation are in batches too: gains look larger than they are",
                 CofireWarning, stacklevel=2,
             )  # fmt: skip
-        tested = fitting.measured(fitting.rows_of(test, "measuring on test"), methods) if test is not None else None
+        tested = None
+        if test is not None:
+            tested = fitting.measured(fitting.rows_of(test, "measuring on test"), methods, fitting.weights)
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
     if len(held.labels) < FEWEST:
         fitting.notes.append(f"Fewer than {FEWEST} held-out samples confirm nothing.")
@@ -195,21 +196,21 @@ class _Fitting:
 
     def steps(self) -> None:
         """Corrections, each from the best so far, while held-out log-loss falls."""
-        gradient, best, reached = self.corrector.sums.gradient, None, math.inf
-        for _ in range(1 + _STEPS):
-            stack, loss = self.around(gradient, best)
-            if loss > (1 - _WORTH) * reached:
-                return
-            reached = loss
+        stack, reached = self.around(self.corrector.sums.gradient, None)
+        for _ in range(_STEPS):
             best = stack.other * self.weights[stack.place]
             gradient = torch.zeros_like(best)
             for row, scores, labels in self.batches:
                 gradient += Sums.gradient_of(row, stack.own * scores + _added(row, best[None])[0], labels)
+            stack, loss = self.around(gradient, best)
+            if loss > (1 - _WORTH) * reached:
+                return
+            reached = loss
 
     def around(self, gradient: Tensor, start: Tensor | None) -> tuple[Stack, float]:
         """Set the weights to corrections by the best ridge and its neighbours; their best stack and its held-out log-loss."""
-        weights, places = ([], []) if start is None else ([start], [self.place])
-        tried: set[int] = set()
+        offered, places = ([], []) if start is None else ([start], [self.place])
+        weights, others, tried = [], [], set()
         best: tuple[Stack, float] | None = None
         while wanted := {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES))) - tried:
             tried |= wanted
@@ -218,15 +219,16 @@ class _Fitting:
                 if further is None:
                     continue
                 steps = [further] if start is None else [start + far * (further - start) for far in _FAR]
-                weights, places = weights + steps, places + [place] * len(steps)
-            if not weights:
-                self.place += 1  # all of them are below the rounding of the sums
+                offered, places = offered + steps, places + [place] * len(steps)
+            if not offered:
+                self.place += not weights  # all of them are below the rounding of the sums
                 continue
-            self.weights = torch.stack(weights)
-            held = self.measured(self.validation, {})
-            stack = stacked(held.own, held.labels, held.others["auto"])
+            held = self.measured(self.validation, {}, torch.stack(offered))
+            weights, others, offered = weights + offered, others + held.others["auto"], []
+            stack = stacked(held.own, held.labels, others)
             self.place = places[stack.place]
-            best = stack, log_loss(stack(held.own, held.others["auto"]), held.labels)
+            best = stack, log_loss(stack(held.own, others), held.labels)
+        self.weights = torch.stack(weights) if weights else self.weights
         if best is None:
             raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
         return best
@@ -258,14 +260,14 @@ class _Fitting:
                 self.notes.append("Another epoch of training leaves weights that are not finite: that control is left out.")
         return paper, methods
 
-    def measured(self, data: Rows, methods: dict[str, Method]) -> _Measured:
-        """Class scores of every method over a data set; without other methods the model need not read it again."""
+    def measured(self, data: Rows, methods: dict[str, Method], weights: Tensor) -> _Measured:
+        """Class scores of every method and correction over a data set; without methods the model need not read it again."""
         own, labels = [], []
         others: dict[str, list[list[Tensor]]] = {name: [] for name in ("auto", *methods)}
         for reading, (row, scores, true) in data.read() if methods else zip(itertools.repeat(None), data):
             own.append(scores)
             labels.append(true)
-            others["auto"].append(_added(row, self.weights))
+            others["auto"].append(_added(row, weights))
             if reading is not None:
                 for name, method in methods.items():
                     others[name].append(method(reading))

@@ -1,6 +1,5 @@
 """Recipes that run the papers' experiments again and say which claims hold."""
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,8 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cofire.errors import InputError
-from cofire.files import atomic
-from cofire.recipes.running import Found, Settings, held, measured, page_of, read, write
+from cofire.recipes.running import Found, Settings, held, measured, put, read, write
 
 __all__ = ["RECIPES", "Recipe", "reproduce", "rewrite"]
 
@@ -106,19 +104,14 @@ def rewrite(name: str, out: Path) -> Path:
         InputError: No such recipe.
         FileError: There are no numbers, or the file holds something else.
     """
-    recipe, page = _recipe(name), out / f"{name}.md"
-    numbers = page.with_suffix(".json")
+    recipe, numbers = _recipe(name), out / f"{name}.json"
     whole = read(numbers)
     if recipe.adds:
         earlier = partial(measured, numbers)
         whole |= held(
             recipe.run(Settings(None, whole["seeds"], None, None, (), out, command=whole["command"], earlier=earlier))
         )
-        with atomic(numbers) as temporary:
-            temporary.write_text(json.dumps(whole, allow_nan=False) + "\n", "utf8")
-    with atomic(page) as temporary:
-        temporary.write_text(page_of(recipe.title, whole), "utf8")
-    return page
+    return put(name, recipe.title, whole, out)[0]
 
 
 def _recipe(name: str) -> Recipe:

@@ -22,6 +22,7 @@ __all__ = [
     "mean_and_range",
     "measured",
     "page_of",
+    "put",
     "read",
     "verdict_of",
     "write",
@@ -162,8 +163,12 @@ def write(name: str, title: str, settings: Settings, found: Found, out: Path) ->
         "versions": {"cofire": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
+    return put(name, title, {**said, **held(found)}, out)
+
+
+def put(name: str, title: str, whole: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
+    """Write a recipe's file of numbers, and the page that is made of it; gives the page and the file."""
     page, numbers = out / f"{name}.md", out / f"{name}.json"
-    whole = {**said, **held(found)}
     with atomic(numbers) as temporary:
         temporary.write_text(json.dumps(whole, allow_nan=False) + "\n", "utf8")
     with atomic(page) as temporary:
