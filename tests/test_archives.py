@@ -25,7 +25,7 @@ def test_archive_folder_and_hugging_face_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
     datasets.disable_progress_bars()
     with tarfile.open(cifar_of(tmp_path)) as archive:
-        archive.extractall(tmp_path / "open", filter="data")
+        archive.extractall(tmp_path / "open", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # from 3.11.4
     for split in ("train", "test"):
         tar = load("cifar10", split, root=tmp_path)
         folder = load(f"folder:{tmp_path / 'open'}", split)
