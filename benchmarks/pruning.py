@@ -51,7 +51,7 @@ PEERS = {
 }
 """torch-pruning's, as its documentation makes them."""
 MAIN = ("magnitude", "Taylor")
-"""Those of them that are tried with cofire's compensation and with batch norms taken again, and fine-tuned."""
+"""Those of them that are tried with cofire's compensation and with batch norms taken again."""
 PARTS = ("net", "seed", "source", "by", "way")
 """What names a row."""
 WAYS = {
@@ -139,12 +139,12 @@ class Bench:
             left += len(next(weight for weight in weights if weight.ndim > 1))  # not a batch norm's
         return 1 - left / self.units
 
-    def row(self, makers, choose: bool) -> Row:
-        """Measure the nets that the makers make, one for each share."""
+    def row(self, make, choose: bool) -> Row:
+        """Measure the nets that are made without each share of the units."""
         row = Row([], [], [] if choose else None, [])
         whole = cofire.cost(self.net, self.known[0][0][:1], repeats=1).flops
-        for make in makers:
-            made = make().to(memory_format=torch.channels_last)
+        for share in SHARES:
+            made = make(share).to(memory_format=torch.channels_last)
             row.removed.append(round(self.removed(made), 4))
             row.accuracy.append(round(accuracy_of(made, self.test, 10), 4))
             if row.chosen_on is not None:
@@ -153,14 +153,10 @@ class Bench:
         return row
 
     def ours(self, by, way: str):
-        """Makers of nets that cofire prunes."""
+        """What makes nets that cofire prunes, by the share that goes."""
         orders = self.plan.order(by)
         costs = self.plan.costs(orders) if way == "loss" else None
-        return [partial(self.pruned, orders, share, way, costs) for share in SHARES]
-
-    def pruned(self, orders, share: float, way: str, costs=None) -> nn.Module:
-        """A net that cofire prunes."""
-        return self.plan.smaller(orders, self.plan.counts(1 - share, costs), compensate=way != "bare")
+        return lambda share: self.plan.smaller(orders, self.plan.counts(1 - share, costs), compensate=way != "bare")
 
     def scores(self, rate: importance.Importance) -> dict[str, torch.Tensor]:
         """torch-pruning's importance of the units of every group, by the module that its group begins with.
@@ -185,10 +181,6 @@ class Bench:
         scores = {names[group[0].dep.target.module]: rate(group) for group in found}
         self.net.zero_grad()
         return scores
-
-    def theirs(self, scores: dict[str, torch.Tensor], way: str):
-        """Makers of nets that torch-pruning's own pruner prunes."""
-        return [partial(self.pruned_by_peer, scores, share, way) for share in SHARES]
 
     def pruned_by_peer(self, scores: dict[str, torch.Tensor], share: float, way: str) -> nn.Module:
         """A net that torch-pruning prunes: the same share of every group, or what is lowest of all."""
@@ -217,24 +209,28 @@ class Bench:
             found[group.layers[0]] = scores[giver]
         return found
 
-    def rows(self) -> list[dict]:
-        """All rows of the net."""
-        base, chosen_on = (accuracy_of(self.net, part, 10) for part in (self.test, self.choose))
+    def makers(self):
+        """What makes smaller nets by the share that goes: source, order, way and the maker, one after the other."""
         norms = any(isinstance(module, nn.BatchNorm2d) for module in self.net.modules())
-        makers = {("cofire", by, way): partial(self.ours, by, way) for by in OURS for way in ("bare", "compensated")}
-        makers |= {("cofire", by, "loss"): partial(self.ours, by, "loss") for by in ("obs", "random")}
-        makers = {key: make for key, make in makers.items() if key[1] in self.options.by}
+        for by in OURS:
+            for way in ("bare", "compensated", *(["loss"] if by in ("obs", "random") else [])):
+                if by in self.options.by:
+                    yield "cofire", by, way, self.ours(by, way)
         for by, rate in PEERS.items():
             if by not in self.options.by or (not norms and isinstance(rate, importance.BNScaleImportance)):
                 continue
             scores = self.scores(rate)
             for way in ("bare", "global", *(["norms"] if norms and by in MAIN else [])):
-                makers["torch-pruning", by, way] = partial(self.theirs, scores, way)
+                yield "torch-pruning", by, way, partial(self.pruned_by_peer, scores, way=way)
             for way in ("compensated", "loss") if by in MAIN else ():
-                makers["torch-pruning", by, way] = partial(self.ours, self.for_plan(scores), way)
+                yield "torch-pruning", by, way, self.ours(self.for_plan(scores), way)
+
+    def rows(self) -> list[dict]:
+        """Accuracy without each of the shares."""
+        base, chosen_on = (accuracy_of(self.net, part, 10) for part in (self.test, self.choose))
         rows = []
-        for (source, by, way), make in makers.items():
-            row = self.row(make(), source == "torch-pruning" and way in PEER_WAYS)
+        for source, by, way, make in self.makers():
+            row = self.row(make, source == "torch-pruning" and way in PEER_WAYS)
             entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way, "base": round(base, 4)}
             entry |= row._asdict() | {
                 "removable": removable(row.removed, row.accuracy, base),
@@ -247,18 +243,11 @@ class Bench:
     def tuned(self) -> list[dict]:
         """Accuracy after one more epoch of training, of nets without half of their units, and of the whole net."""
         train = self.train.subset(range(min(self.options.tune, len(self.train))))
-        scores = {by: self.scores(PEERS[by]) for by in MAIN}
-        makers = {("whole", "", ""): partial(copy.deepcopy, self.net)}
-        for by, way in (("obs", "compensated"), ("obs", "loss"), ("random", "compensated"), ("random", "bare")):
-            orders = self.plan.order(by)
-            costs = self.plan.costs(orders) if way == "loss" else None
-            makers["cofire", by, way] = partial(self.pruned, orders, TUNED, way, costs)
-        for by in MAIN:
-            for way in PEER_WAYS:
-                makers["torch-pruning", by, way] = partial(self.pruned_by_peer, scores[by], TUNED, way)
         rows = []
-        for (source, by, way), make in makers.items():
-            made = make()
+        for source, by, way, make in (("whole", "", "", lambda _: copy.deepcopy(self.net)), *self.makers()):
+            if way == "norms":  # training takes them again anyway
+                continue
+            made = make(TUNED)
             before = accuracy_of(made, self.test, 10)
             made.requires_grad_(True).to(memory_format=torch.channels_last)
             cofire.fit(made, train, epochs=1, lr=3e-4, batch_size=128, seed=self.seed, progress=False)
@@ -403,7 +392,7 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=2000, help="training images that pruning may look at")
     parser.add_argument("--fit", type=int, default=250, help="those of them on which modules are fitted one after the other")
     parser.add_argument("--tune", type=int, default=10_000, help="training images of the epoch of fine-tuning")
-    parser.add_argument("--no-tuning", action="store_true", help="leave that out")
+    parser.add_argument("--parts", nargs="+", choices=("rows", "tuned"), default=["rows", "tuned"], help="tables to fill")
     parser.add_argument("--quick", action="store_true", help="small nets on digits")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "cofire-pruning")
     parser.add_argument("--output", type=Path, default=HERE / "pruning.json")
@@ -414,7 +403,7 @@ def main() -> None:
     for name in options.nets or options.settings:
         for seed in options.seeds:
             bench = Bench(name, seed, options)
-            found = {"rows": bench.rows(), "tuned": [] if options.no_tuning else bench.tuned()}
+            found = {part: getattr(bench, part)() for part in options.parts}
             result = written(options)  # another process may have written since
             for key, rows in found.items():
                 made = {tuple(row[part] for part in PARTS) for row in rows}

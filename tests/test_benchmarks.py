@@ -309,7 +309,7 @@ def test_the_pruning_benchmark_runs_and_keeps_what_others_wrote(tmp_path):
         return json.loads(out.read_text("utf8")), done.stdout
 
     first, _ = prune("--by", "obs", "magnitude")
-    second, said = prune("--by", "random", "Taylor", "--no-tuning")
+    second, said = prune("--by", "random", "Taylor", "--parts", "rows")
     found = {(row["source"], row["by"], row["way"]): row for row in second["rows"]}
     assert len(found) == len(second["rows"]) == 4 + 6 + 4
     assert [row for row in second["rows"] if row["by"] in ("obs", "magnitude")] == first["rows"]

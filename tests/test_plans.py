@@ -77,6 +77,15 @@ def test_one_unit_of_every_layer_stays():
     assert plan.counts(1.0, plan.costs(plan.order("obs"))) == [24, 6]
 
 
+def test_random_orders_of_equally_large_layers_differ_and_come_again():
+    net, batch = repeated(copies=(4, 4))
+    plan = Plan(net, batch, cofire.record(net, [batch], progress=False))
+    first, second = plan.order("random")
+    assert first.tolist() != second.tolist()
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(24))
+    assert [order.tolist() for order in plan.order("random")] == [first.tolist(), second.tolist()]
+
+
 # ---------------------------------------------------------------- reference
 
 

@@ -69,7 +69,8 @@ class Plan:
             by: As for :func:`cofire.prune`.
         """
         if by == "random":
-            return [torch.tensor([unit for _, unit in sequence(None, {"": group.units}, "random")]) for group in self.groups]
+            drawn = torch.Generator().manual_seed(0)  # one for all groups: those of equal size must not be shuffled alike
+            return [torch.randperm(group.units, generator=drawn) for group in self.groups]
         return [self._order(group, by) for group in self.groups]
 
     def costs(self, orders: Sequence[Tensor]) -> list[Tensor]:

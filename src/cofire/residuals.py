@@ -16,7 +16,7 @@ RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1, 4.0, 40.0)
 _FLOOR = 0.1
 """Of the curvature's weights, the share that is the same for every sample."""
 
-_BLOCK = 256  # features whose products are summed at once
+_BLOCK = 256  # rows whose products are summed at once
 
 
 class Sums:
@@ -79,11 +79,7 @@ class Sums:
         if self._curvature is None:
             self._curvature = torch.zeros(width, width, dtype=torch.float64, device=self.gradient.device)
         for rows in self.few:
-            for first in range(0, width, _BLOCK):  # below the diagonal and above it the same
-                last = min(first + _BLOCK, width)
-                part = rows[:, first:last].T @ rows[:, :last]
-                self._curvature[first:last, :last] += part
-                self._curvature[:first, first:last] += part[:, :first].T
+            _add_products(rows.T, self._curvature)
         self.few = []
 
     @staticmethod
@@ -137,7 +133,10 @@ class Corrector:
         if not (sums.curvature if self.rows is None else self.rows).isfinite().all():
             raise InputError("features must be finite", "found some that are not")
         self.sums = sums
-        self._products = torch.empty(0) if self.rows is None else self.rows[:, :-1] @ self.rows[:, :-1].T  # for all ridges
+        self._products = torch.empty(0)  # of the samples, for all ridges
+        if self.rows is not None:
+            self._products = self.rows.new_zeros(len(self.rows), len(self.rows))
+            _add_products(self.rows[:, :-1], self._products)
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
         self._solvers: dict[float, Callable[[Tensor], Tensor] | None] = {}
@@ -179,7 +178,7 @@ class Corrector:
             return None
 
         def inner(right: Tensor) -> Tensor:
-            return (right - x.T @ torch.cholesky_solve(x @ right, factor)) / ridge
+            return (right - (torch.cholesky_solve(x @ right, factor).T @ x).T) / ridge  # in this order, for speed
 
         edge = x.T @ ones[:, None] / n
         against = inner(edge)
@@ -196,3 +195,12 @@ class Corrector:
         """The weights for another gradient, one for each ridge that was asked for and can be used."""
         found = [self(gradient, ridge) for ridge in sorted(self._solvers)]
         return torch.stack([weights for weights in found if weights is not None])
+
+
+def _add_products(rows: Tensor, total: Tensor) -> None:
+    """Add the products of all pairs of rows, which are the same above the diagonal as below it."""
+    for first in range(0, len(rows), _BLOCK):
+        last = min(first + _BLOCK, len(rows))
+        part = rows[first:last] @ rows[:last].T
+        total[first:last, :last] += part
+        total[:first, first:last] += part[:, :first].T
