@@ -77,16 +77,36 @@ def test_the_pages_of_this_project_are_those_of_their_numbers(numbers):
     assert page == page_of(RECIPES[numbers.stem].title, read(numbers)), again
 
 
+def test_the_figures_of_this_project_are_those_of_its_pages():
+    named = {figure["file"] for numbers in WRITTEN for figure in read(numbers).get("figures", [])}
+    assert named == {file.name for file in WRITTEN[0].parent.glob("*.svg")}
+    assert {numbers.stem for numbers in WRITTEN if read(numbers).get("figures")} == {
+        name for name, recipe in RECIPES.items() if recipe.draws
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.draws])
+def test_a_figure_is_drawn_of_the_numbers(name, tmp_path):
+    committed = next(numbers for numbers in WRITTEN if numbers.stem == name)
+    whole = read(committed)
+    (tmp_path / committed.name).write_text(json.dumps({**whole, "figures": []}))
+    rewrite(name, tmp_path)
+    assert read(tmp_path / committed.name)["figures"] == whole["figures"]
+    for figure in whole["figures"]:
+        assert f"]({figure['file']})" in (tmp_path / f"{name}.md").read_text("utf8")
+        assert "</svg>" in (tmp_path / figure["file"]).read_text("utf8")
+
+
 def test_every_page_of_this_project_has_numbers():
     assert [file.stem for file in sorted(WRITTEN[0].parent.glob("*.md"))] == [file.stem for file in WRITTEN] == sorted(RECIPES)
 
 
 def test_a_page_is_written_again_from_its_numbers(tmp_path):
     found = Found([], [Table("Cats", ["cat", "barks"], [["Tom", 0.123456], ["Kit", float("nan")]], "Two.")], "Two cats.", [1.5])
-    page, numbers = write("004", RECIPES["004"].title, settings(tmp_path, command="cofire reproduce 004"), found, tmp_path)
+    page, numbers = write("002", RECIPES["002"].title, settings(tmp_path, command="cofire reproduce 002"), found, tmp_path)
     wanted, kept = page.read_text("utf8"), numbers.read_bytes()
     page.write_text("something older")
-    done = CliRunner().invoke(cli.app, ["reproduce", "004", "--page-only", "-o", str(tmp_path)])
+    done = CliRunner().invoke(cli.app, ["reproduce", "002", "--page-only", "-o", str(tmp_path)])
     assert (done.exit_code, done.output) == (0, f"page written to {page}\n")
     assert page.read_text("utf8") == wanted
     assert numbers.read_bytes() == kept

@@ -54,9 +54,11 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="Random orders, as a control.")] = 5,
     out: Page = Path("ablation.html"),
     csv: Annotated[Path | None, typer.Option(help="Write all curves to this table.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw them for a paper: a .pdf, .svg or .png.")] = None,
     seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Remove units in several orders and measure test accuracy as they go; write the curves and a report."""
+    from cofire import plots
     from cofire import report as room
     from cofire.ablation import curves_of
     from cofire.export import write_curves
@@ -64,6 +66,8 @@ def ablate(
     from cofire.stats import load
     from cofire.verdicts import curve_findings
 
+    if figure is not None:
+        plots.form_of(figure)  # another ending is said before the work, not after it
     source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
     test = DataSource(data, "test", data_root, size, channels, limit, seed, False, cache, download).load()
     net = ModelSource(model, weights, classes, seed).build(test)
@@ -81,6 +85,9 @@ def ablate(
     if csv is not None:
         write_curves(curves, csv)
         typer.echo(f"curves written to {csv}")
+    if figure is not None:
+        plots.save(plots.curves(curves), figure)
+        typer.echo(f"figure drawn in {figure}")
     written = room.write(loaded, out, title=f"Ablation of {model}", command=command(), seed=seed, curves=curves)
     typer.echo(f"report written to {written}")
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cofire.errors import InputError
-from cofire.recipes.running import Found, Settings, held, measured, put, read, write
+from cofire.recipes.running import Draw, Found, Settings, held, measured, put, read, write
 
 __all__ = ["RECIPES", "Recipe", "reproduce", "rewrite"]
 
@@ -23,6 +23,7 @@ class Recipe:
         function: Its name there.
         parts: What can be run alone.
         adds: Whether parts that are run one by one into the same folder come together on one page.
+        draws: Whether its room has a function ``draw``, which makes figures of its numbers.
     """
 
     title: str
@@ -30,18 +31,26 @@ class Recipe:
     function: str
     parts: tuple[str, ...]
     adds: bool = False
+    draws: bool = False
 
     @property
     def run(self) -> Callable[[Settings], Found]:
         """The function that runs it."""
         return getattr(import_module(f"cofire.recipes.{self.room}"), self.function)
 
+    @property
+    def draw(self) -> Draw | None:
+        """The function that makes its figures, where it has some."""
+        return import_module(f"cofire.recipes.{self.room}").draw if self.draws else None
+
 
 _DENSE = ("mnist", "mnist-mixed", "fashion-mnist", "fashion-mnist-mixed", "cifar10", "plantvillage")
 _DEEP = ("resnet50-cifar10", "inception-v3-cifar100", "resnet50-plantvillage")
 
 RECIPES = {
-    "000-entropy": Recipe("Entropy over a training (papers 000 and 001)", "entropies", "run", (*_DENSE, *_DEEP), adds=True),
+    "000-entropy": Recipe(
+        "Entropy over a training (papers 000 and 001)", "entropies", "run", (*_DENSE, *_DEEP), adds=True, draws=True
+    ),
     "000-boost": Recipe(
         "The auxiliary net (paper 000)",
         "boosting",
@@ -54,13 +63,13 @@ RECIPES = {
     "memorise": Recipe(
         "Memorising or learning? An experiment of our own", "memorising", "run", ("mnist", "fashion-mnist", "cifar10")
     ),
-    "004": Recipe("Which neurons matter (paper 004)", "removing", "run", ("004-2x200", "004-3x200")),
+    "004": Recipe("Which neurons matter (paper 004)", "removing", "run", ("004-2x200", "004-3x200"), draws=True),
 }
 """The recipes by the number of their paper."""
 
 
 def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Path]:
-    """Run a recipe and write its page and its numbers.
+    """Run a recipe and write its page, its numbers and its figures.
 
     Where a recipe's parts add up, the nets that an earlier run left in the folder, and this one does not train again, stay on
     the page, each with the command that made it; verdicts are those of all.
@@ -68,7 +77,7 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
     Args:
         name: One of :data:`RECIPES`.
         settings: How to run it.
-        out: The folder for ``NAME.md`` and ``NAME.json``.
+        out: The folder for ``NAME.md``, ``NAME.json`` and ``NAME-1.svg``, where there are figures.
 
     Returns:
         What it found, the page and the numbers.
@@ -88,7 +97,7 @@ def reproduce(name: str, settings: Settings, out: Path) -> tuple[Found, Path, Pa
         settings = replace(settings, earlier=partial(measured, out / f"{name}.json"))
         settings.earlier()  # a file of something else is found before a long run, not after it
     found = recipe.run(settings)
-    return found, *write(name, recipe.title, settings, found, out)
+    return found, *write(name, recipe.title, settings, found, out, recipe.draw)
 
 
 def rewrite(name: str, out: Path) -> Path:
@@ -111,7 +120,7 @@ def rewrite(name: str, out: Path) -> Path:
         whole |= held(
             recipe.run(Settings(None, whole["seeds"], None, None, (), out, command=whole["command"], earlier=earlier))
         )
-    return put(name, recipe.title, whole, out)[0]
+    return put(name, recipe.title, whole, out, recipe.draw)[0]
 
 
 def _recipe(name: str) -> Recipe:

@@ -5,13 +5,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cofire import plots
 from cofire.correlations import correlation, rank_correlation
 from cofire.files import atomic
 from cofire.images import Images, spread
@@ -20,8 +21,12 @@ from cofire.recipes.following import NETS, Followed, all_rows, by_net, follow, j
 from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
 from cofire.recording import record
 from cofire.stats import FiringStats
+from cofire.trajectories import Trajectory
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "run"]
 
 _CLAIMED = {
     "mnist": (-0.87, -0.94), "mnist-mixed": (0.22, 0.51), "fashion-mnist": (-0.95, -0.99), "fashion-mnist-mixed": (0.57, 0.67),
@@ -67,6 +72,17 @@ def run(settings: Settings) -> Found:
 
 
 # ---------------------------------------------------------------- what is measured
+
+
+def draw(numbers: Sequence[dict]) -> dict[str, "Figure"]:
+    """Entropy and accuracy over the first training of every net: figure 2 of paper 000."""
+    paths = {}
+    for row in numbers:
+        names = tuple(str(epoch) for epoch in range(len(row["series"])))
+        entropy = {("all layers", "activation_entropy_total"): np.asarray(row["series"])}
+        path = Trajectory(names, entropy, np.asarray(row["accuracy"]), np.asarray(row["test_accuracy"]))
+        paths.setdefault(row["net"], path)
+    return {"Entropy (bits) and accuracy over the first training of each net": plots.trainings(paths)} if paths else {}
 
 
 def _row(followed: Followed, settings: Settings) -> dict:

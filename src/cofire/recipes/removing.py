@@ -1,6 +1,11 @@
 """Paper 004 again: sigmoid nets, units removed in the order of entropy, information and selectivity."""
 
-from cofire import data, zoo
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from cofire import data, plots, zoo
 from cofire.ablation import ablate, curves_of
 from cofire.correlations import rank_correlation
 from cofire.curves import Curve
@@ -10,7 +15,10 @@ from cofire.recording import record
 from cofire.stats import FiringStats
 from cofire.training import fit
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "run"]
 
 _NETS = {"004-2x200": "784-200-200-10", "004-3x200": "784-200-200-200-10"}
 _MEASURES = {"firing_entropy": firing_entropy, "mutual_information": mutual_information, "kl_selectivity": kl_selectivity}
@@ -46,6 +54,31 @@ def run(settings: Settings) -> Found:
     scale = f"The paper's sizes: {cut:,} training and {len(held):,} held-out images, {epochs} epochs, Adam at 1e-3 with weight "
     scale += f"decay 1e-3; curves at {_POINTS} points in place of every one."
     return Found(_findings(rows), _tables(rows), scale, rows, curves, stats)
+
+
+def draw(numbers: Sequence[dict]) -> dict[str, "Figure"]:
+    """The curves of each net: figures 6 to 22 of the paper, over seeds."""
+    figures = {}
+    for net, title in _NETS.items():
+        found: dict[tuple[str, str, str, str], list[list[float]]] = {}
+        for row in numbers:
+            if row["net"] == net and row.get("by") in (*_MEASURES, "random"):
+                found.setdefault((row["layer"], row["fill"], row["by"], row["order"]), []).append(row["curve"])
+        if found:
+            curves = [_drawn(layer, fill, by, order, runs) for (layer, fill, by, order), runs in found.items()]
+            figures[f"{title}: mean over seeds, with the least and the largest. All layers at once on the right."] = (
+                plots.curves(curves, {"all": "all layers"})
+            )
+    return figures
+
+
+def _drawn(layer: str, fill: str, by: str, order: str, runs: list[list[float]]) -> Curve:
+    """A curve with the accuracies of all seeds, and nothing else."""
+    accuracies, removed = torch.tensor(runs, dtype=torch.float64), torch.arange(len(runs[0]))
+    return Curve(
+        removed, accuracies, torch.full_like(accuracies, torch.nan), accuracies[..., None].expand(-1, -1, 0), by, order, fill,
+        (layer,), len(removed) - 1, (), 0,
+    )  # fmt: skip
 
 
 def _row(net: str, seed: int, curve: Curve) -> dict:

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cofire.errors import FileError
 from cofire.files import atomic
+from cofire.plots import save
 from cofire.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Finding",
@@ -142,8 +146,8 @@ def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
     return mean if len(known) == 1 else f"{mean} ({min(known):.{digits}f} to {max(known):.{digits}f})"
 
 
-def write(name: str, title: str, settings: Settings, found: Found, out: Path) -> tuple[Path, Path]:
-    """Write a recipe's page and the numbers behind it.
+def write(name: str, title: str, settings: Settings, found: Found, out: Path, draw: "Draw | None" = None) -> tuple[Path, Path]:
+    """Write a recipe's page, the numbers behind it, and its figures.
 
     Args:
         name: The recipe.
@@ -151,6 +155,7 @@ def write(name: str, title: str, settings: Settings, found: Found, out: Path) ->
         settings: How it was run, and by which command.
         found: What it found.
         out: The folder.
+        draw: Makes the figures of the numbers.
 
     Returns:
         The Markdown page and the JSON file.
@@ -163,12 +168,20 @@ def write(name: str, title: str, settings: Settings, found: Found, out: Path) ->
         "versions": {"cofire": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    return put(name, title, {**said, **held(found)}, out)
+    return put(name, title, {**said, **held(found)}, out, draw)
 
 
-def put(name: str, title: str, whole: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
-    """Write a recipe's file of numbers, and the page that is made of it; gives the page and the file."""
+Draw = Callable[[Sequence[dict]], Mapping[str, "Figure"]]
+"""Makes figures, by what they show, of the numbers of a recipe."""
+
+
+def put(name: str, title: str, whole: dict[str, Any], out: Path, draw: Draw | None = None) -> tuple[Path, Path]:
+    """Write a recipe's file of numbers, the page that is made of it, and its figures; gives the page and the file."""
     page, numbers = out / f"{name}.md", out / f"{name}.json"
+    figures = draw(_numbers(whole["numbers"])) if draw else {}
+    whole = whole | {"figures": [{"file": f"{name}-{at}.svg", "shows": shows} for at, shows in enumerate(figures, 1)]}
+    for drawn, figure in zip(whole["figures"], figures.values(), strict=True):
+        save(figure, out / drawn["file"])
     with atomic(numbers) as temporary:
         temporary.write_text(json.dumps(whole, allow_nan=False) + "\n", "utf8")
     with atomic(page) as temporary:
@@ -199,6 +212,8 @@ def page_of(title: str, whole: Mapping[str, Any]) -> str:
         "", "| claim | here | why |", "| --- | --- | --- |",
         *(f"| {finding['claim']} | **{finding['verdict']}** | {finding['why']} |" for finding in whole["findings"]),
     ]  # fmt: skip
+    for figure in whole.get("figures", []):
+        lines += ["", f"![{figure['shows']}]({figure['file']})", "", f"*{figure['shows']}*"]
     for table in whole["tables"]:
         lines += ["", f"## {table['title']}", "", *([table["note"], ""] if table["note"] else [])]
         lines += [
