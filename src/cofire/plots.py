@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cofire.curves import Curve
 from cofire.errors import InputError
 from cofire.files import atomic
-from cofire.measures import table
+from cofire.measures import MEASURES, table
 from cofire.stats import FiringStats
 from cofire.trajectories import Trajectory
 
@@ -116,7 +116,7 @@ def violins(
         axes.set_xticks(
             range(len(stats)), list(stats), rotation=45 if len(stats) > 3 else 0, ha="right" if len(stats) > 3 else "center"
         )
-        axes.set_title(measure)
+        axes.set(title=measure, ylabel=next((row.unit for row in MEASURES if row.name == measure), ""))
     return figure
 
 
