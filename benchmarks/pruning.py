@@ -16,8 +16,10 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +32,7 @@ from torch_pruning import importance
 
 import cofire
 from cofire.data import Images
+from cofire.files import atomic
 from cofire.grouping import Group
 from cofire.plans import Plan
 from cofire.pruning import accuracy_of
@@ -233,10 +236,9 @@ class Bench:
             for way in ("compensated", "loss") if by in MAIN else ():
                 yield "torch-pruning", by, way, self.ours(self.for_plan(scores), way)
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> Iterator[dict]:
         """Accuracy without each of the shares."""
         base, chosen_on = (accuracy_of(self.net, part, 10) for part in (self.test, self.choose))
-        rows = []
         for source, by, way, make in self.makers():
             row = self.row(make, source == "torch-pruning" and way in PEER_WAYS)
             entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way, "base": round(base, 4)}
@@ -244,15 +246,13 @@ class Bench:
                 "removable": removable(row.removed, row.accuracy, base),
                 "removable_chosen_on": row.chosen_on and removable(row.removed, row.chosen_on, chosen_on),
             }
-            rows.append(entry)
             print(*(entry[key] for key in ("net", "seed", "source", "by", "way", "removable")), entry["accuracy"], flush=True)
-        return rows
+            yield entry
 
-    def tuned(self) -> list[dict]:
+    def tuned(self) -> Iterator[dict]:
         """Accuracy after one more epoch of training, of nets without half of their units, and of the whole net."""
         train = self.train.subset(range(min(self.options.tune, len(self.train))))
-        rows = []
-        for source, by, way, make in (("whole", "", "", lambda _: copy.deepcopy(self.net)), *self.makers()):
+        for source, by, way, make in chain([("whole", "", "", lambda _: copy.deepcopy(self.net))], self.makers()):
             if way == "norms":  # training takes them again anyway
                 continue
             made = make(TUNED)
@@ -261,9 +261,9 @@ class Bench:
             cofire.fit(made, train, epochs=1, lr=3e-4, batch_size=128, seed=self.seed, progress=False)
             after = accuracy_of(made, self.test, 10)
             entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way}
-            rows.append(entry | {"before": round(before, 4), "after": round(after, 4)})
-            print("one epoch", *rows[-1].values(), flush=True)
-        return rows
+            entry |= {"before": round(before, 4), "after": round(after, 4)}
+            print("one epoch", *entry.values(), flush=True)
+            yield entry
 
 
 def shuffled(images: Images, seed: int) -> Images:
@@ -388,6 +388,22 @@ def written(options) -> dict:
     return {"rows": [], "tuned": []} | {key: getattr(options, key) for key in keys}
 
 
+def keep(options, part: str, row: dict) -> None:
+    """Write a row in place of an earlier one of its kind, as soon as it is measured; another process may write others."""
+    result = written(options)
+    names = [row[key] for key in PARTS]
+    rows = [row, *(other for other in result[part] if [other[key] for key in PARTS] != names)]
+    result[part] = sorted(rows, key=lambda row: (list(NETS).index(row["net"]), row["seed"]))
+    result |= {
+        "command": "python benchmarks/pruning.py" + (" --quick" if options.quick else ""),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__, "torch_pruning": torch_pruning.__version__, "cofire": cofire.__version__,
+    }  # fmt: skip
+    with atomic(options.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main() -> None:
     """Run everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -411,18 +427,10 @@ def main() -> None:
     for name in options.nets or [name for name in USUAL if name in options.settings]:
         for seed in options.seeds:
             bench = Bench(name, seed, options)
-            found = {part: getattr(bench, part)() for part in options.parts}
-            result = written(options)  # another process may have written since
-            for key, rows in found.items():
-                made = {tuple(row[part] for part in PARTS) for row in rows}
-                rows += [row for row in result[key] if tuple(row[part] for part in PARTS) not in made]
-                result[key] = sorted(rows, key=lambda row: (list(NETS).index(row["net"]), row["seed"]))
-            result |= {
-                "command": "python benchmarks/pruning.py" + (" --quick" if options.quick else ""),
-                "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-                "machine": f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-                "torch": torch.__version__, "torch_pruning": torch_pruning.__version__, "cofire": cofire.__version__,
-            }  # fmt: skip
+            for part in options.parts:
+                for row in getattr(bench, part)():
+                    keep(options, part, row)
+            result = written(options)
             publish(result, page(result), options.output, "pruning", "ablation.md", BEGIN, END)
 
 
