@@ -111,6 +111,7 @@ def _communities_grow(rows: list[dict]) -> list[Finding]:
         [row["pearson"] for row in rows if row["measure"] == "nodes_per_community" and NETS[row["net"]].shuffled is shuffled]
         for shuffled in (False, True)
     )
+    true, mixed = ([pearson for pearson in of if not math.isnan(pearson)] for of in (true, mixed))  # NaN where it is constant
     rose, flat = sum(pearson > 0 for pearson in true), sum(abs(pearson) < 0.3 for pearson in mixed)
     said = "Pearson of the mean number of nodes per community"
     return [
