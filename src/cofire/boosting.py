@@ -253,7 +253,12 @@ class _Fitting:
             noise = self.corrector.as_before(self.random)
             methods |= probes(kept, self.blocks, names[-1])
             methods["random labels"] = lambda reading: _added(row(reading), noise)
-            trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
+            try:
+                trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
+            except (RuntimeError, ValueError) as error:  # of PyTorch: no parameters, no gradient, a batch of one to normalise
+                said = str(error).partition("\n")[0].rstrip(".")
+                self.notes.append(f"The model cannot be trained for another epoch ({said}): that control is left out.")
+                return paper, methods
             if all(bool(weights.isfinite().all()) for weights in copied.parameters()):
                 methods["one more epoch"] = trained
             else:  # as in float16
