@@ -18,7 +18,7 @@ from cofire.boosted import Rereading
 from cofire.boosting import _MIDDLE, _Fitting
 from cofire.controls import keep
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
-from cofire.gains import are_gains
+from cofire.gains import are_gains, words_of
 from cofire.hidden import blocks_of, rows
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
@@ -478,6 +478,33 @@ def test_a_model_in_float16_is_boosted_without_the_control_that_it_cannot_be_tra
     assert "Another epoch of training leaves weights that are not finite: that control is left out." in better.words
 
 
+class Untrainable(Damaged):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_a_model_that_cannot_be_trained_is_boosted_without_that_control():
+    net, x, y = problem(0)
+    net = Untrainable()
+    batches, held, _ = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=held, progress=False)
+    assert better.gained
+    assert "one more epoch" not in set(better.summary().method)
+    assert any(word.startswith("The model cannot be trained for another epoch (element 0 of tensors") for word in better.words)
+
+
+def test_a_sample_that_is_left_over_does_not_stop_batch_normalisation():
+    _, x, y = problem(0)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    stats = cofire.record(net, [(x[:301], y[:301])], progress=False)
+    batches = list(zip(x[:301].split(100), y[:301].split(100), strict=True))
+    better = cofire.boost(net, batches, stats, validation=[(x[301:], y[301:])], progress=False)
+    assert "one more epoch" in set(better.summary().method)
+
+
 def test_rows_that_are_not_kept_are_not_held_elsewhere(monkeypatch):
     net, x, y = problem(0)
     batches, held, _ = split(x, y, 20)
@@ -551,6 +578,7 @@ def test_the_papers_net_is_trained_and_always_taken():
     stats = cofire.record(net, fit, progress=False)
     better = cofire.boost(net, fit, stats, validation=held, method="paper", controls=False, progress=False)
     assert [tuple(p.shape) for p in better.head.net.parameters()] == [(6, 6), (6,), (3, 6), (3,)]
+    assert better.summary().method.tolist() == ["model", "boosted", "temperature", "closed form"]
     x0 = held[0][0]
     with torch.no_grad():
         hidden, z = net.relu(net.fc1(x0)), net(x0)
@@ -755,7 +783,34 @@ def test_a_gain_needs_an_interval_and_no_loss_of_accuracy():
     assert are_gains(pairs, labels) == [True, False, False, False]
 
 
+def test_words_say_no_more_than_the_table():
+    """Against a control whose gain could be nothing, no word of training; without a gain, none of where it comes from."""
+    zero = {f"{what}{end}": 0.0 for what in ("gain", "loss_gain", "boost_minus") for end in ("", "_low", "_high")}
+    row = {"split": "test", "samples": 100, **zero}
+    model = {"method": "model", **row}
+    for low, sentences in ((0.1, ["", "what they use is enough", "not trained to its end"]), (-0.1, [""])):
+        gained = {**row, "gain_low": low, "gain_high": 0.3}
+        table = [model, {"method": "boosted", **gained}, {"method": "one more epoch", **gained}]
+        words = words_of(table, "auto", [])
+        assert len(words) == (3 if low > 0 else 2)
+        assert all(sentence in word for sentence, word in zip(sentences, words, strict=False))
+    assert words[1] == "It cannot be told from one more epoch."
+    table.append({"method": "random labels", **gained, "boost_minus_low": 0.1})
+    assert any("random labels in place" in word for word in words_of(table, "auto", []))
+    assert not any("random labels in place" in word for word in words_of(table, "paper", []))
+
+
 # ---------------------------------------------------------------- errors
+
+
+def test_class_scores_that_are_not_numbers():
+    net, x, y = problem(8)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    broken = held[0][0].clone()
+    broken[3] = torch.nan
+    with pytest.raises(InputError, match="class scores must be numbers; they are NaN for 1 samples of batch 1"):
+        cofire.boost(net, fit, stats, validation=[held[1], (broken, held[0][1])], progress=False)
 
 
 def test_wrong_input():

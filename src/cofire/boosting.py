@@ -306,7 +306,7 @@ def _named(scores: dict[str, Tensor], decision: str) -> dict[str, Tensor]:
     first = {"model": scores["model"], "boosted": scores[decision], "temperature": scores["temperature"]}
     others = {name: value for name, value in scores.items() if name not in first and name != decision}
     if "auto" in others:
-        others["hidden layers, not taken"] = others.pop("auto")
+        others["closed form" if decision == "paper" else "hidden layers, not taken"] = others.pop("auto")
     return first | others
 
 

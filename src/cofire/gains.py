@@ -130,12 +130,13 @@ def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> lis
         if beaten:
             words.append(f"It is more accurate than {_list(beaten)}.")
         if equal:
-            words.append(f"It cannot be told from {_list(equal)}: what they use is enough for this gain.")
+            enough = ": what they use is enough for this gain" if boost["gain_low"] > 0 else ""
+            words.append(f"It cannot be told from {_list(equal)}{enough}.")
         if ahead:
             words.append(f"It is less accurate than {_list(ahead)}.")
-        if "one more epoch" in equal + ahead:
+        if "one more epoch" in equal + ahead and table["one more epoch"]["gain_low"] > 0:
             words.append("Training on at a tenth of the rate gains as much: the model was not trained to its end.")
-        if "random labels" in beaten:
+        if "random labels" in beaten and decision == "auto":
             words.append("With random labels in place of the true ones the same fit gives less, so the gain is in the labels.")
     return words + notes
 
@@ -151,8 +152,8 @@ def _list(names: list[str]) -> str:
 def are_gains(pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> list[bool]:
     """Whether scores are better than others: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
 
-    Fewer than twenty samples confirm nothing. Scores that are wrong on none of the samples may still be wrong on three in as many
-    new ones, and what that costs is seen nowhere; so three more samples count on which both are as sure as usual, and wrong.
+    Fewer than twenty samples confirm nothing. Scores that are wrong on none of the samples may still be wrong on three in as
+    many new ones, and what that costs is seen nowhere; so three more samples count on which both are as sure as usual, and wrong.
 
     Args:
         pairs: Scores to compare with, and scores that were fitted without the samples they are judged on.
