@@ -112,7 +112,8 @@ def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> lis
     where = f"{boost['samples']:,} {split} samples"
     if decision == "model":
         words = [
-            "There is nothing to gain: neither the hidden layers nor a temperature lower the log-loss. The model is given back."
+            "No gain is confirmed: neither the hidden layers nor a temperature lower the held-out log-loss beyond chance. The "
+            "model is given back."
         ]
     elif decision == "temperature":
         words = [
@@ -153,7 +154,7 @@ def are_gains(pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> list[bo
     """Whether scores are better than others: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
 
     Fewer than twenty samples confirm nothing. Scores that are wrong on none of the samples may still be wrong on three in as
-    many new ones, and what that costs is seen nowhere; so three more samples count on which both are as sure as usual, and wrong.
+    many new ones, and what that costs is seen nowhere; three more samples count on which both are as sure as usual and wrong.
 
     Args:
         pairs: Scores to compare with, and scores that were fitted without the samples they are judged on.
