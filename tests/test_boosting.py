@@ -18,7 +18,7 @@ from cofire.boosted import Rereading
 from cofire.boosting import _MIDDLE, _Fitting
 from cofire.controls import keep
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
-from cofire.gains import are_gains
+from cofire.gains import are_gains, words_of
 from cofire.hidden import blocks_of, rows
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
@@ -205,18 +205,41 @@ def test_offsets_of_many_classes_are_no_gain(seed):
     assert better.summary().loss_gain_low.max() <= 0
 
 
+@pytest.mark.parametrize("case", range(10))
+def test_a_model_that_is_rightly_sure_is_not_made_surer(case):
+    """As above, with probabilities so near to 1 that 50 held-out samples often show no error: one that they do not show counts."""
+    torch.manual_seed(case)
+    net, x = Damaged(), torch.randn(3400, 12)
+    with torch.no_grad():
+        net.fc2.weight *= 40 * 2 ** (case % 3)
+        y = torch.multinomial(net(x).softmax(1), 1)[:, 0]
+    fit, held, test = ([(x[part], y[part])] for part in (slice(300), slice(300, 350), slice(350, None)))
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert log_loss(scores_over(better, test), labels_of(test)) <= log_loss(scores_over(net, test), labels_of(test)) + 1e-6
+
+
+@pytest.mark.parametrize(("samples", "gain"), [(100, False), (400, True)])
+def test_scores_without_an_error_are_judged_with_three_unseen_ones(samples, gain):
+    """Twice as sure: 0.0461 nats less on each sample, and 3 more on each of the three."""
+    labels = torch.arange(samples) % 2
+    base = 3.0 * torch.nn.functional.one_hot(labels, 2)
+    assert (samples * 0.0461 > 3 * 3) == gain
+    assert are_gains([(base, 2 * base)], labels) == [gain]
+
+
 def test_a_few_held_out_samples_confirm_nothing():
     """Five that all gain are as easily luck: an interval over so few leaves out 0 too often."""
-    labels = torch.tensor([0, 1] * 5)
-    base, surer = torch.zeros(10, 2), 3.0 * torch.nn.functional.one_hot(labels, 2)
+    labels = torch.tensor([0, 1] * 10)
+    base, surer = torch.zeros(20, 2), 3.0 * torch.nn.functional.one_hot(labels, 2)
     assert are_gains([(base, surer)], labels) == [True]
-    assert are_gains([(base[:9], surer[:9])], labels[:9]) == [False]
+    assert are_gains([(base[:19], surer[:19])], labels[:19]) == [False]
     net, x, y = problem(0)
     batches = [(x[:600], y[:600])]
     stats = cofire.record(net, batches, progress=False)
     better = cofire.boost(net, batches, stats, validation=[(x[600:605], y[600:605])], controls=False, progress=False)
     assert better.record["decision"] == "model"
-    assert better.words[-1] == "Fewer than 10 held-out samples confirm nothing."
+    assert better.words[-1] == "Fewer than 20 held-out samples confirm nothing."
 
 
 # ---------------------------------------------------------------- reference
@@ -455,6 +478,33 @@ def test_a_model_in_float16_is_boosted_without_the_control_that_it_cannot_be_tra
     assert "Another epoch of training leaves weights that are not finite: that control is left out." in better.words
 
 
+class Untrainable(Damaged):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_a_model_that_cannot_be_trained_is_boosted_without_that_control():
+    net, x, y = problem(0)
+    net = Untrainable()
+    batches, held, _ = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+    better = cofire.boost(net, batches, stats, validation=held, progress=False)
+    assert better.gained
+    assert "one more epoch" not in set(better.summary().method)
+    assert any(word.startswith("The model cannot be trained for another epoch (element 0 of tensors") for word in better.words)
+
+
+def test_a_sample_that_is_left_over_does_not_stop_batch_normalisation():
+    _, x, y = problem(0)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    stats = cofire.record(net, [(x[:301], y[:301])], progress=False)
+    batches = list(zip(x[:301].split(100), y[:301].split(100), strict=True))
+    better = cofire.boost(net, batches, stats, validation=[(x[301:], y[301:])], progress=False)
+    assert "one more epoch" in set(better.summary().method)
+
+
 def test_rows_that_are_not_kept_are_not_held_elsewhere(monkeypatch):
     net, x, y = problem(0)
     batches, held, _ = split(x, y, 20)
@@ -528,6 +578,7 @@ def test_the_papers_net_is_trained_and_always_taken():
     stats = cofire.record(net, fit, progress=False)
     better = cofire.boost(net, fit, stats, validation=held, method="paper", controls=False, progress=False)
     assert [tuple(p.shape) for p in better.head.net.parameters()] == [(6, 6), (6,), (3, 6), (3,)]
+    assert better.summary().method.tolist() == ["model", "boosted", "temperature", "closed form"]
     x0 = held[0][0]
     with torch.no_grad():
         hidden, z = net.relu(net.fc1(x0)), net(x0)
@@ -732,7 +783,34 @@ def test_a_gain_needs_an_interval_and_no_loss_of_accuracy():
     assert are_gains(pairs, labels) == [True, False, False, False]
 
 
+def test_words_say_no_more_than_the_table():
+    """Against a control whose gain could be nothing, no word of training; without a gain, none of where it comes from."""
+    zero = {f"{what}{end}": 0.0 for what in ("gain", "loss_gain", "boost_minus") for end in ("", "_low", "_high")}
+    row = {"split": "test", "samples": 100, **zero}
+    model = {"method": "model", **row}
+    for low, sentences in ((0.1, ["", "what they use is enough", "not trained to its end"]), (-0.1, [""])):
+        gained = {**row, "gain_low": low, "gain_high": 0.3}
+        table = [model, {"method": "boosted", **gained}, {"method": "one more epoch", **gained}]
+        words = words_of(table, "auto", [])
+        assert len(words) == (3 if low > 0 else 2)
+        assert all(sentence in word for sentence, word in zip(sentences, words, strict=False))
+    assert words[1] == "It cannot be told from one more epoch."
+    table.append({"method": "random labels", **gained, "boost_minus_low": 0.1})
+    assert any("random labels in place" in word for word in words_of(table, "auto", []))
+    assert not any("random labels in place" in word for word in words_of(table, "paper", []))
+
+
 # ---------------------------------------------------------------- errors
+
+
+def test_class_scores_that_are_not_numbers():
+    net, x, y = problem(8)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    broken = held[0][0].clone()
+    broken[3] = torch.nan
+    with pytest.raises(InputError, match="class scores must be numbers; they are NaN for 1 samples of batch 1"):
+        cofire.boost(net, fit, stats, validation=[held[1], (broken, held[0][1])], progress=False)
 
 
 def test_wrong_input():

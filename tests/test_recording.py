@@ -326,3 +326,9 @@ def test_mnist_end_to_end(data_root):
     control = cofire.record(model, shuffled.batches(256))
     null = {name: float(cofire.mutual_information_excess(layer).mean()) for name, layer in control.items()}
     assert all(excess[name] > 0.02 > 10 * abs(null[name]) for name in stats)
+
+
+def test_names_for_fewer_classes_than_asked_for():
+    net, digits = cofire.zoo.model("fcnn:64-8-11"), cofire.data.load("digits", limit=100)
+    with pytest.raises(InputError, match=r"there must be one name per class; found 10 names for 11 classes\. Pass class_names="):
+        cofire.record(net, digits.batches(), classes=11, progress=False)

@@ -321,6 +321,12 @@ def test_the_softmax_keeps_its_order_where_it_saturates():
     assert float(scores[1] - scores[0]) == 1.0
 
 
+def test_a_class_that_is_ruled_out_has_no_part_in_the_outputs():
+    logits = torch.tensor([[2.0, 0.5, -torch.inf]])
+    for name, score in rivals.output_scores(logits).items():
+        assert float(score) == pytest.approx(float(rivals.output_scores(logits[:, :2])[name]))
+
+
 def test_distances_by_loops():
     random = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
@@ -601,6 +607,19 @@ def test_validation_data_is_needed_and_must_be_unseen(net, stats, digits):
 def test_a_coverage_is_a_share(found, digits, coverage):
     with pytest.raises(InputError, match="coverage must be above 0 and at most 1"):
         found.predict(digits[1].batches(), coverage)
+
+
+def test_class_scores_that_say_nothing_are_refused(net, stats, digits):
+    inputs, labels = next(iter(digits[1].batches(360)))
+    inputs[2] = torch.nan
+    with pytest.raises(InputError, match="class scores must be numbers; they are NaN for 1 samples of batch 0"):
+        cofire.trust(net, digits[0].batches(), stats, validation=[(inputs, labels)])
+    only = Telltale(10)
+    train, held = telltale(500, 0), telltale(300, 1)
+    only.head.register_forward_hook(lambda *given: given[2].masked_fill(given[2] < given[2].amax(1, keepdim=True), -torch.inf))
+    theirs = cofire.record(only, train, progress=False)
+    with pytest.raises(InputError, match="two largest class scores must be finite; they are not for 300 of 300 validation"):
+        cofire.trust(only, train, theirs, validation=held)
 
 
 def test_a_risk_that_cannot_be_had(found):

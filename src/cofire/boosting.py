@@ -253,7 +253,12 @@ class _Fitting:
             noise = self.corrector.as_before(self.random)
             methods |= probes(kept, self.blocks, names[-1])
             methods["random labels"] = lambda reading: _added(row(reading), noise)
-            trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
+            try:
+                trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
+            except (RuntimeError, ValueError) as error:  # of PyTorch: no parameters, no gradient, a batch of one to normalise
+                said = str(error).partition("\n")[0].rstrip(".")
+                self.notes.append(f"The model cannot be trained for another epoch ({said}): that control is left out.")
+                return paper, methods
             if all(bool(weights.isfinite().all()) for weights in copied.parameters()):
                 methods["one more epoch"] = trained
             else:  # as in float16
@@ -301,7 +306,7 @@ def _named(scores: dict[str, Tensor], decision: str) -> dict[str, Tensor]:
     first = {"model": scores["model"], "boosted": scores[decision], "temperature": scores["temperature"]}
     others = {name: value for name, value in scores.items() if name not in first and name != decision}
     if "auto" in others:
-        others["hidden layers, not taken"] = others.pop("auto")
+        others["closed form" if decision == "paper" else "hidden layers, not taken"] = others.pop("auto")
     return first | others
 
 

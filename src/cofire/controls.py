@@ -142,11 +142,14 @@ def trained_on(copied: nn.Module, batches: Iterable, classes: int, device: Any, 
         seed: Of dropout.
     """
     copied = copied.to(device).train().requires_grad_(True)
-    optimizer = torch.optim.Adam(copied.parameters(), rate)
+    optimizer, largest = torch.optim.Adam(copied.parameters(), rate), 0
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         for index, item in enumerate(batches):
             batch = as_batch(item, device, classes, f"batch {index}")
+            largest = max(largest, len(batch))
+            if len(batch) == 1 < largest:
+                continue  # the one sample that is left over has no spread to normalise by
             optimizer.zero_grad()
             F.cross_entropy(scores_in(called(copied, batch.inputs), form), batch.labels).backward()
             optimizer.step()

@@ -94,14 +94,17 @@ class Reader:
             progress: Show one on a terminal.
 
         Raises:
-            InputError: Batches or labels of another form, or none.
+            InputError: Batches or labels of another form, or none, or inputs for which class scores are not numbers.
         """
         seen = 0
         for index, item in enumerate(track(batches, what, progress)):
             batch = as_batch(item, self.device, self.stats.classes, f"batch {index}")
             if len(batch):
                 seen += len(batch)
-                yield self.read(batch)
+                reading = self.read(batch)
+                if unknown := int(reading.logits.isnan().any(1).sum()):
+                    raise InputError("class scores must be numbers", f"they are NaN for {unknown:,} samples of batch {index}")
+                yield reading
         if not seen:
             raise InputError("there must be at least one sample", "the batches are empty")
 

@@ -157,6 +157,11 @@ def record(
         "versions": {"cofire": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }
     stats = recording.finish(header, [info.name for info in taps.layers])
+    if len(stats.class_names) < stats.classes:
+        raise InputError(
+            "there must be one name per class", f"found {len(stats.class_names)} names for {stats.classes} classes",
+            "Pass class_names= for all of them.",
+        )  # fmt: skip
     empty = [stats.class_names[c] for c in range(stats.classes) if not stats.class_counts[c]]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""

@@ -44,7 +44,7 @@ def output_scores(logits: Float[Tensor, "samples classes"]) -> dict[str, Float[T
     logs = logits.log_softmax(1)
     return {
         "msp": largest.values[:, 0] - others,
-        "entropy": (logs.exp() * logs).sum(1),
+        "entropy": -torch.special.entr(logs.exp()).sum(1),
         "max_logit": largest.values[:, 0],
         "energy": logits.logsumexp(1),
         "margin": largest.values[:, 0] - largest.values[:, 1],

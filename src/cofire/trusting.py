@@ -57,7 +57,8 @@ def trust(
         chosen and why.
 
     Raises:
-        InputError: No validation data, statistics of another model, or in which a class has no samples.
+        InputError: No validation data, statistics of another model, or in which a class has no samples, class scores that are
+            not finite.
 
     >>> import cofire
     >>> digits, test = cofire.data.load("digits"), cofire.data.load("digits", "test")
@@ -87,6 +88,11 @@ def trust(
             "too high. Hold them out of one of the two",
             CofireWarning,
             stacklevel=2,
+        )
+    if endless := int((~signs.outputs.isfinite()).any(1).sum()):
+        raise InputError(
+            "the model's two largest class scores must be finite",
+            f"they are not for {endless:,} of {len(theirs):,} validation samples",
         )
     wrong = signs.predicted != signs.labels
     scores = dict(zip(OUTPUTS, signs.outputs.T.contiguous(), strict=True)) | {
