@@ -257,7 +257,9 @@ class Bench:
                 continue
             made = make(TUNED)
             before = accuracy_of(made, self.test, 10)
-            made.requires_grad_(True)  # not in channels-last format: with some odd widths PyTorch 2.15 crashes in backward there
+            made.requires_grad_(
+                True
+            )  # not in channels-last format: with some odd widths PyTorch 2.15 crashes in backward there
             cofire.fit(made, train, epochs=1, lr=3e-4, batch_size=128, seed=self.seed, progress=False)
             after = accuracy_of(made, self.test, 10)
             entry = {"net": self.name, "seed": self.seed, "source": source, "by": by, "way": way}

@@ -330,5 +330,7 @@ def test_mnist_end_to_end(data_root):
 
 def test_names_for_fewer_classes_than_asked_for():
     net, digits = cofire.zoo.model("fcnn:64-8-11"), cofire.data.load("digits", limit=100)
-    with pytest.raises(InputError, match=r"there must be one name per class; found 10 names for 11 classes\. Pass class_names="):
+    with pytest.raises(
+        InputError, match=r"there must be one name per class; found 10 names for 11 classes\. Pass class_names="
+    ):
         cofire.record(net, digits.batches(), classes=11, progress=False)
