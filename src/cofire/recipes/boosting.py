@@ -90,7 +90,8 @@ def _boosted(net: nn.Module, train: Images, held: Images, test: Images, seed: in
         gains[name], base[name] = float(paper.gain["boosted"]), float(paper.accuracy["model"])
     return {
         "base": float(table.accuracy["model"]), "base_on_training": base["paper, on training data"],
-        "with_dropout": _with_dropout(net, unseen, seed), "decision": found.record["decision"], "gains": {name: round(value, 5) for name, value in gains.items()},
+        "with_dropout": _with_dropout(net, unseen, seed), "decision": found.record["decision"],
+        "gains": {name: round(value, 5) for name, value in gains.items()},
         "loss_gains": {name: round(float(table.loss_gain[name]), 5) for name in table.index},
     }  # fmt: skip
 
