@@ -66,7 +66,8 @@ def ablate(
         seed: The first seed, and that of "fisher".
         device: Where to run; by default where the model is.
         progress: Show a progress bar on a terminal.
-        resume: A file to keep the state in; a run that was stopped goes on from there, and the file is removed at the end.
+        resume: A file to keep the state in; a run that was stopped goes on from there, over the same batches in the same order,
+            and the file is removed at the end.
 
     Raises:
         InputError: An unknown measure, order or fill, scores or steps that do not fit, statistics of another model.

@@ -152,6 +152,12 @@ class Plan:
                     "units are held at their means", f'{name!r} was recorded with pool="max"', 'Record with pool="mean".'
                 )
         groups, left = groups_of(self.model, batch, list(self.stats), asked)
+        for name, units in ((name, group.units) for group in groups for name in group.layers):
+            if self.stats[name].units != units:
+                raise InputError(
+                    f"the statistics of {name!r} must be of its {units:,} units", f"they are of {self.stats[name].units:,}",
+                    'Record the model again, with pool="mean".',
+                )  # fmt: skip
         groups, refused = [*groups, *found], {name: refused[name] for name in refused if name in named} | left
         reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(refused.items())[:3])
         if heads and not found:

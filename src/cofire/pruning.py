@@ -79,7 +79,7 @@ def prune(
         batches: Labelled data for that, and for the gradients of ``by="fisher"``, readable more than once. For convolutions and
             tokens they serve the fit too, without labels: orders take the covariance over all positions from them, and up to
             512 samples run through the smaller model, whose modules are fitted one after the other, each to what those before
-            it have become. In deep nets that keeps far more than the recorded covariance, which is that of means over positions.
+            it have become. In deep nets that keeps far more than the recorded covariance, that of means over positions.
         across: "shares" keeps the same share of every layer; "loss" takes as many units in all from wherever those that read
             them lose the least share of their input's variance, as ``by="obs"`` counts it. Wide layers that hold little then
             lose most. By default "shares", and with max_drop "loss" where the next layers make up for what goes.
