@@ -310,7 +310,14 @@ def test_area_and_removable_in_closed_form():
     curve = curve_of([0.9, 0.9, 0.895, 0.5, 0.1])
     assert curve.area == pytest.approx((0.45 + 0.9 + 0.895 + 0.5 + 0.05) / 4)
     assert (curve.removable(), curve.removable(0.0), curve.removable(1.0)) == (2, 1, 4)
-    assert list(curve.frame().columns) == ["removed", "share", "accuracy", "accuracy_least", "accuracy_most", "loss"]
+    columns = ["removed", "share", "accuracy", "accuracy_least", "accuracy_most", "loss"]
+    assert list(curve.frame().columns) == columns
+    split = curve_of(
+        [[0.9, 0.5], [0.7, 0.3]], class_accuracies=torch.tensor([[[1.0, 0.8], [0.6, 0.4]], [[0.8, 0.6], [0.4, 0.2]]])
+    )
+    frame = split.frame(by_class=True)
+    assert list(frame.columns) == [*columns, "class 0", "class 1"]
+    assert frame["class 1"].tolist() == pytest.approx([0.7, 0.3])
 
 
 def test_without_the_whole_model_nothing_is_said_of_how_many_can_go():

@@ -89,8 +89,12 @@ class Curve:
         below = (self.accuracy < self.accuracy[0] - loss - 1e-12).nonzero()[:, 0]
         return int(self.removed[int(below[0]) - 1 if len(below) else -1])
 
-    def frame(self) -> "pandas.DataFrame":
-        """A pandas frame with a row per step: removed, share, accuracy, its least and most over runs, loss."""
+    def frame(self, by_class: bool = False) -> "pandas.DataFrame":
+        """A pandas frame with a row per step: removed, share, accuracy, its least and most over runs, loss.
+
+        Args:
+            by_class: A column with the accuracy of each class too, "class 0" and on.
+        """
         import pandas as pd
 
         low, high = self.band
@@ -98,6 +102,8 @@ class Curve:
             "removed": self.removed, "share": self.removed / max(self.units, 1), "accuracy": self.accuracy,
             "accuracy_least": low, "accuracy_most": high, "loss": self.loss,
         }  # fmt: skip
+        if by_class:
+            columns |= {f"class {label}": column for label, column in enumerate(self.class_accuracy.T)}
         return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
     def __repr__(self) -> str:
