@@ -234,6 +234,24 @@ def test_a_pruned_model_is_the_same_in_a_fresh_process(net, digits, stats, tmp_p
         cofire.load_pruned(cofire.zoo.model("fcnn:64-48-10"), tmp_path / "small.safetensors")
 
 
+def test_a_linear_map_called_by_keyword_is_read_like_any_other(digits):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(64, 16), nn.Linear(16, 12), nn.Linear(12, 10)
+
+        def forward(self, x):
+            return self.c(torch.relu(self.b(input=torch.relu(self.a(x.flatten(1))))))
+
+    torch.manual_seed(0)
+    net, (train, test) = Named(), digits
+    stats = cofire.record(net, train, progress=False, covariance=True)
+    small = cofire.prune(net, train[0], stats, keep=0.5, compensate=False)
+    curve = cofire.ablate(net, test, stats, "obs", steps=[0, 14], progress=False)
+    assert (small.a.out_features, small.b.in_features, small.b.out_features) == (8, 8, 6)
+    assert accuracy_of(small, test, 10) == pytest.approx(float(curve.accuracy[1]))
+
+
 # ---------------------------------------------------------------- depth
 
 
