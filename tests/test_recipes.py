@@ -344,6 +344,16 @@ def test_verdicts_of_004_follow_from_its_rows(tmp_path, data_root):
     )
     claim = next(finding for finding in found.findings if finding.claim.startswith("Counter-intuitively"))
     assert claim.verdict == verdict_of(ahead, 4)
+    behind = sum(
+        areas["all, scores compared", by, "ascending", "mean"] < areas["all", "random", "random", "mean"]
+        for by in ("firing_entropy", "mutual_information")
+    )
+    whole = next(finding for finding in found.findings if finding.claim.startswith("Over the whole net"))
+    assert whole.verdict == verdict_of(behind, 2)
+    assert f"in {behind} of 2 cases" in whole.why
+    levels = [row["mean"] for row in found.numbers if row.get("level") == "kl_selectivity"]
+    deeper = next(finding for finding in found.findings if finding.claim.startswith("Deeper layers have larger KL"))
+    assert deeper.verdict == verdict_of(levels == sorted(levels), 1)
     assert len(found.curves) == 3 * 2 * 7  # two layers and all; two fills; three measures in both directions, and random
 
 
