@@ -197,6 +197,26 @@ def test_random_orders_are_cumulative_and_differ_by_seed():
     assert bool(((low <= curve.accuracy + 1e-12) & (curve.accuracy <= high + 1e-12)).all())
 
 
+def test_random_is_an_order_and_a_name_of_it():
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    one = cofire.ablate(net, batched(x, y), stats, "random", seeds=2, progress=False)
+    other = cofire.ablate(net, batched(x, y), stats, order="random", seeds=2, progress=False)
+    assert (one.by, one.order, one.sequences) == (other.by, other.order, other.sequences)
+    found = ablation.curves_of(net, batched(x, y), stats, ["random", "std"], seeds=2, progress=False)
+    assert [(curve.by, curve.order) for curve in found] == [("std", "ascending"), ("std", "descending"), ("random", "random")]
+
+
+def test_layers_go_by_names_and_globs():
+    net, (x, y) = fitted(12, 20, 16, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(x, y), progress=False)
+    assert stats.named("*") == list(stats)
+    assert stats.named(["3", "1"]) == ["1", "3"]
+    assert cofire.ablate(net, batched(x, y), stats, layers="[23]", steps=2, progress=False).layers == ("3",)
+    with pytest.raises(LayerError, match=r"no layer named 'fc\*'"):
+        stats.named(["1", "fc*"])
+
+
 def test_reconstruction_removes_what_disturbs_the_next_layer_least():
     random = torch.Generator().manual_seed(0)
     x = torch.randn(200, 7, generator=random, dtype=torch.float64) @ torch.randn(7, 7, generator=random, dtype=torch.float64)
@@ -290,7 +310,22 @@ def test_area_and_removable_in_closed_form():
     curve = curve_of([0.9, 0.9, 0.895, 0.5, 0.1])
     assert curve.area == pytest.approx((0.45 + 0.9 + 0.895 + 0.5 + 0.05) / 4)
     assert (curve.removable(), curve.removable(0.0), curve.removable(1.0)) == (2, 1, 4)
-    assert list(curve.frame().columns) == ["removed", "share", "accuracy", "accuracy_least", "accuracy_most", "loss"]
+    columns = ["removed", "share", "accuracy", "accuracy_least", "accuracy_most", "loss"]
+    assert list(curve.frame().columns) == columns
+    split = curve_of(
+        [[0.9, 0.5], [0.7, 0.3]], class_accuracies=torch.tensor([[[1.0, 0.8], [0.6, 0.4]], [[0.8, 0.6], [0.4, 0.2]]])
+    )
+    frame = split.frame(by_class=True)
+    assert list(frame.columns) == [*columns, "class 0", "class 1"]
+    assert frame["class 1"].tolist() == pytest.approx([0.7, 0.3])
+
+
+def test_without_the_whole_model_nothing_is_said_of_how_many_can_go():
+    curve = curve_of([0.5, 0.4], removed=[8, 10])
+    with pytest.raises(InputError, match=r"takes the accuracy with all of them; the curve starts without 8. Name 0 among"):
+        curve.removable()
+    assert repr(curve).endswith("fc1: 50.00% without 8 of 10 units, 40.00% without 10)")
+    assert curve.area == pytest.approx(0.45)
 
 
 def test_an_order_no_better_than_random_is_said():
@@ -343,7 +378,10 @@ WRONG = [
     ({"across": "all"}, InputError, "across must be"),
     ({"layers": "fc9"}, LayerError, "no layer named 'fc9'"),
     ({"layers": []}, LayerError, "at least one layer"),
-    ({"steps": [0, 21]}, InputError, "steps must lie between 0 and the 20 units"),
+    ({"steps": [0, 21]}, InputError, "steps must be whole numbers between 0 and the 20 units"),
+    ({"steps": [1.5]}, InputError, r"steps must be whole numbers .*; found \[1.5\]"),
+    ({"steps": 0.5}, InputError, "steps must be whole numbers .*; found 0.5"),
+    ({"steps": []}, InputError, r"steps must be whole numbers .*; found \[\]"),
     ({"steps": 0}, InputError, "steps must be at least 1"),
     ({"seeds": 0}, InputError, "seeds must be"),
     ({"by": {"1": torch.ones(19)}}, InputError, r"scores of layer '1' must be \[20 units\]"),

@@ -144,6 +144,22 @@ def test_fitting_along_a_convolutional_net_keeps_more_than_fitting_each_alone():
 # ---------------------------------------------------------------- errors
 
 
+def test_statistics_of_other_units_are_refused():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10)
+    )
+    digits = cofire.data.load("digits", limit=50)
+    stats, batch = cofire.record(net, digits.batches(), pool="none", progress=False), next(iter(digits.batches()))
+    with pytest.raises(
+        InputError, match=r"the statistics of '1' must be of its 4 units; they are of 256. Record .* pool=\"mean\""
+    ):
+        cofire.prune(net, batch, stats, by="mutual_information", keep=0.5, layers="1", compensate=False)
+    chain = cofire.zoo.model("fcnn:64-16-10", seed=0)
+    other = cofire.FiringStats.from_activations({"relu1": torch.rand(20, 12)}, torch.arange(20) % 10)
+    with pytest.raises(InputError, match="must be of its 16 units; they are of 12"):
+        cofire.prune(chain, batch, other, by="mutual_information", keep=0.5, compensate=False)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

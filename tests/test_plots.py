@@ -81,6 +81,18 @@ def test_layers_have_the_titles_that_are_given(curves):
     assert plots.curves(curves[:1], {curves[0].layers[0]: "first"}).axes[0].get_title() == "first, mean fill"
 
 
+@pytest.mark.parametrize("panels", [1, 2, 6])
+def test_the_legend_is_no_wider_than_the_figure(curves, panels):
+    places = list(dict.fromkeys((curve.layers, curve.fill) for curve in curves))[:panels]
+    figure = plots.curves([curve for curve in curves if (curve.layers, curve.fill) in places])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    extent = legend.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.width
+    assert all(axes.get_window_extent().height > 100 for axes in figure.axes)
+
+
 def test_a_violin_stands_for_each_layer_with_its_median(recorded):
     stats = recorded[2]
     figure = plots.violins(stats, ["activation_entropy", "firing_entropy"])

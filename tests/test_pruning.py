@@ -1,5 +1,6 @@
 """Pruning, depth and removal: smaller models that compute what they should, verdicts that follow their rule."""
 
+import math
 import subprocess
 import sys
 
@@ -182,6 +183,9 @@ WRONG = [
     ({"keep": 500}, "must keep between 1 and its 48 units"),
     ({"keep": "half"}, "keep must be a share"),
     ({"keep": {"relu2": 0.5, "relu1": True}}, "keep must be a share"),
+    ({"keep": math.nan}, "keep must be a share"),
+    ({"keep": {"relu1": 0.5}, "layers": "relu2"}, "keep must be of layers that are pruned; found 'relu1'. These are: 'relu2'"),
+    ({"keep": 0.5, "batches": iter([])}, "batches must be readable more than once"),
     ({"keep": 0.5, "by": "beauty"}, "by must be one of"),
 ]
 
@@ -195,6 +199,9 @@ def test_wrong_input(net, digits, stats, options, words):
 def test_a_layer_to_keep_units_of_must_exist(net, digits, stats):
     with pytest.raises(LayerError, match="no layer named 'relu9'"):
         cofire.prune(net, digits[0][0], stats, keep={"relu9": 0.5})
+    with pytest.raises(LayerError, match="must name at least one layer"):
+        cofire.prune(net, digits[0][0], stats, keep=0.5, layers=[])
+    assert cofire.prune(net, digits[0][0], stats, keep=0.5, layers="*[23]").fc1.out_features == net.fc1.out_features
     small = cofire.prune(net, digits[0][0], stats, keep={"relu2": 0.5})
     assert torch.equal(small.fc1.weight, net.fc1.weight)
     assert torch.equal(small.head.bias, net.head.bias)
@@ -225,6 +232,24 @@ def test_a_pruned_model_is_the_same_in_a_fresh_process(net, digits, stats, tmp_p
     assert eval(done.stdout) == outputs(small, digits[1]).argmax(1).tolist()
     with pytest.raises(WeightsError):
         cofire.load_pruned(cofire.zoo.model("fcnn:64-48-10"), tmp_path / "small.safetensors")
+
+
+def test_a_linear_map_called_by_keyword_is_read_like_any_other(digits):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(64, 16), nn.Linear(16, 12), nn.Linear(12, 10)
+
+        def forward(self, x):
+            return self.c(torch.relu(self.b(input=torch.relu(self.a(x.flatten(1))))))
+
+    torch.manual_seed(0)
+    net, (train, test) = Named(), digits
+    stats = cofire.record(net, train, progress=False, covariance=True)
+    small = cofire.prune(net, train[0], stats, keep=0.5, compensate=False)
+    curve = cofire.ablate(net, test, stats, "obs", steps=[0, 14], progress=False)
+    assert (small.a.out_features, small.b.in_features, small.b.out_features) == (8, 8, 6)
+    assert accuracy_of(small, test, 10) == pytest.approx(float(curve.accuracy[1]))
 
 
 # ---------------------------------------------------------------- depth

@@ -17,6 +17,7 @@ from cofire import cli
 from cofire.errors import FileError, InputError
 from cofire.images import spread
 from cofire.recipes import RECIPES, Settings, reproduce, rewrite
+from cofire.recipes.depth import _findings as depth_findings
 from cofire.recipes.entropies import _dropping
 from cofire.recipes.following import NETS, judged
 from cofire.recipes.running import Finding, Found, Table, mean_and_range, measured, page_of, read, verdict_of, write
@@ -286,6 +287,50 @@ def test_entropies_under_other_choices_are_those_of_plain_loops(tmp_path, data_r
     assert row["classes"][3]["pearson"] == pytest.approx(wanted, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "verdict", "said"),
+    [
+        (
+            ({2: 0.7, 3: 0.6, 4: 0.5}, {2: 0.8, 3: 0.7, 4: 0.6}),
+            "holds",
+            "in 2 of 2 cases: cifar10: 0.5500 (0.5000 to 0.6000), ",
+        ),
+        (
+            ({2: 0.7, 3: 0.6, 4: 0.5}, {2: 0.6, 3: 0.7, 4: 0.5}),
+            "depends",
+            "in 1 of 2 cases: cifar10: 0.5000 (0.5000 to 0.5000), ",
+        ),
+        (({2: 0.5, 3: 0.6, 4: 0.7}, {2: 0.6, 3: 0.6, 4: 0.5}), "does not hold", "in 0 of 2 cases: cifar10: 0.6000"),
+    ],
+)
+def test_the_way_from_four_layers_to_two_gains_where_every_step_does(accuracies, verdict, said):
+    def layer(at):  # the entropy rises from the second layer to the third
+        entropy = 0.9 + (at == 2) / 20
+        return {
+            "layer": f"relu{at}", "entropies": [entropy], "scale_free_entropies": [entropy], "fall": (0.05, -0.05, 0.05)[at - 1],
+            "without": 0.5,
+        }  # fmt: skip
+
+    rows = [
+        {
+            "net": "cifar10",
+            "seed": seed,
+            "layers": layers,
+            "accuracy": accuracy,
+            "found": [layer(1 + at % 3) for at in range(layers)],
+        }
+        for seed, of_depth in enumerate(accuracies)
+        for layers, accuracy in of_depth.items()
+    ]
+    claims = {finding.claim: finding for finding in depth_findings(rows)}
+    found = claims["Deleting layers whose entropy does not fall, from four to three to two, gains each time."]
+    assert found.verdict == verdict
+    assert said in found.why
+    assert "The paper has 0.3935, 0.6283, 0.6626, on CIFAR-10." in found.why
+    assert found.why.endswith("is in 4 of 4 of the nets with four and three.")
+    assert not any("Deleting" in claim.claim for claim in depth_findings([row for row in rows if row["layers"] != 3]))
+
+
 @pytest.mark.data
 def test_verdicts_of_004_follow_from_its_rows(tmp_path, data_root):
     made = settings(tmp_path / "work", only=("004-2x200",), root=data_root, epochs=1)
@@ -299,6 +344,16 @@ def test_verdicts_of_004_follow_from_its_rows(tmp_path, data_root):
     )
     claim = next(finding for finding in found.findings if finding.claim.startswith("Counter-intuitively"))
     assert claim.verdict == verdict_of(ahead, 4)
+    behind = sum(
+        areas["all, scores compared", by, "ascending", "mean"] < areas["all", "random", "random", "mean"]
+        for by in ("firing_entropy", "mutual_information")
+    )
+    whole = next(finding for finding in found.findings if finding.claim.startswith("Over the whole net"))
+    assert whole.verdict == verdict_of(behind, 2)
+    assert f"in {behind} of 2 cases" in whole.why
+    levels = [row["mean"] for row in found.numbers if row.get("level") == "kl_selectivity"]
+    deeper = next(finding for finding in found.findings if finding.claim.startswith("Deeper layers have larger KL"))
+    assert deeper.verdict == verdict_of(levels == sorted(levels), 1)
     assert len(found.curves) == 3 * 2 * 7  # two layers and all; two fills; three measures in both directions, and random
 
 

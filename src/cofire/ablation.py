@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, logits_of
+from cofire.batches import Batch, as_batch, check_readable_again, logits_of
 from cofire.calls import calls_of
 from cofire.chains import Chain, Walk, chain_from
 from cofire.consumers import outgoing_weights
@@ -54,19 +54,20 @@ def ablate(
         batches: Labelled data to measure accuracy on; not that of the statistics, unless that is what is asked.
         stats: Statistics of the units.
         by: A per-unit measure; "firing_rate", "mean" or "std"; "weight_std", "reconstruction" or "obs", which look at the next
-            layer's weights; "fisher", which takes gradients of the logits on the batches, without labels; or scores, {layer:
-            [units]}.
+            layer's weights; "fisher", which takes gradients of the logits on the batches, without labels; scores, {layer:
+            [units]}; or "random", which is ``order="random"``.
         order: "ascending" removes low values first, "descending" high values, "random" needs no measure.
-        layers: One or more layers; all of them together by default.
+        layers: Names or globs of one or more layers; all of them together by default.
         fill: What a removed unit gives: "mean", its mean in the statistics, or "zero".
         steps: Numbers of removed units to measure at, or how many such numbers; by default every one where that is cheap, and
-            20 even steps elsewhere.
+            20 even steps elsewhere. Whoever names them names 0 too, where the whole model is wanted to compare with.
         seeds: Runs of a random order.
         across: With several layers, "shares" removes the same share of each, "raw" compares scores between layers.
         seed: The first seed, and that of "fisher".
         device: Where to run; by default where the model is.
         progress: Show a progress bar on a terminal.
-        resume: A file to keep the state in; a run that was stopped goes on from there, and the file is removed at the end.
+        resume: A file to keep the state in; a run that was stopped goes on from there, over the same batches in the same order,
+            and the file is removed at the end.
 
     Raises:
         InputError: An unknown measure, order or fill, scores or steps that do not fit, statistics of another model.
@@ -81,6 +82,7 @@ def ablate(
     ([0, 8, 16], torch.Size([3]))
     """
     names = _layers(stats, layers)
+    order = "random" if isinstance(by, str) and by == "random" else order
     if order not in ("ascending", "descending", "random"):
         raise InputError('order must be "ascending", "descending" or "random"', f"found {order!r}")
     if fill not in ("mean", "zero"):
@@ -129,7 +131,7 @@ def curves_of(
         stats: Statistics of the model's units.
         by: Names of orders.
         order: "ascending", "descending" or "both"; orders that look at what follows are ascending only.
-        layers: The layers to look at; all by default.
+        layers: Names or globs of the layers to look at; all by default.
         each: Curves of every layer by itself, before those of all together.
         fill: "mean", "zero" or "both".
         steps: As for :func:`ablate`.
@@ -148,8 +150,9 @@ def curves_of(
     curves = []
     for group in groups:
         for held in ("mean", "zero") if fill == "both" else (fill,):
-            runs = [(name, way) for name in by for way in (("ascending",) if name in ASCENDING else directions)]
-            for name, way in [*runs, ("mutual_information", "random")]:
+            named = [name for name in by if name != "random"]
+            runs = [(name, way) for name in named for way in (("ascending",) if name in ASCENDING else directions)]
+            for name, way in [*runs, ("random", "random")]:
                 curves.append(ablate(model, batches, stats, name, way, group, held, steps, seeds, seed=seed, progress=progress))
     return curves
 
@@ -157,12 +160,10 @@ def curves_of(
 def _layers(stats: FiringStats, layers: str | Sequence[str] | None) -> list[str]:
     if layers is None:
         return list(stats)
-    asked = [layers] if isinstance(layers, str) else list(layers)
-    if not asked:
+    found = stats.named(layers)
+    if not found:
         raise LayerError("layers must name at least one layer", "found none", "layers=None takes all.")
-    for name in asked:
-        stats[name]  # says which layer is missing, and what is close
-    return [name for name in stats if name in asked]
+    return found
 
 
 def _fill(layer: LayerStats, fill: str) -> Tensor:
@@ -177,10 +178,13 @@ def _steps(steps: int | Sequence[int] | None, units: int, cheap: bool) -> list[i
     if isinstance(steps, int):
         count = min(steps, units + 1)
         return sorted({round(units * place / max(count - 1, 1)) for place in range(count)})
-    at = sorted({int(step) for step in steps})
-    if not at or at[0] < 0 or at[-1] > units:
-        raise InputError(f"steps must lie between 0 and the {units:,} units of these layers", f"found {list(steps)}")
-    return at
+    try:
+        asked = [float(step) for step in steps]
+    except (TypeError, ValueError):
+        asked = []
+    if not asked or not all(step.is_integer() and 0 <= step <= units for step in asked):
+        raise InputError(f"steps must be whole numbers between 0 and the {units:,} units of these layers", f"found {steps!r}")
+    return sorted({int(step) for step in asked})
 
 
 class _Ablation:
@@ -203,8 +207,7 @@ class _Ablation:
 
     def open(self, batches: Iterable) -> None:
         """Look at the first batch: which layers there are, and whether a chain follows the first."""
-        if iter(batches) is batches:  # type: ignore[comparison-overlap]
-            raise InputError("batches must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
+        check_readable_again(batches)
         item = next(iter(batches), None)
         if item is None:
             raise InputError("there must be at least one sample", "the batches are empty")

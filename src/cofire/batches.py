@@ -15,6 +15,7 @@ __all__ = [
     "LABELS",
     "Batch",
     "as_batch",
+    "check_readable_again",
     "class_names_of",
     "classes_of",
     "example_batch",
@@ -62,6 +63,16 @@ class Batch:
         masks = [batch.mask for batch in batches if batch.mask is not None]
         inputs = _joined([batch.inputs for batch in batches], [len(batch) for batch in batches])
         return Batch(inputs, torch.cat([batch.labels for batch in batches]), torch.cat(masks) if masks else None)
+
+
+def check_readable_again(batches: Iterable) -> None:
+    """Raise where batches can be read only once.
+
+    Raises:
+        InputError: They are an iterator.
+    """
+    if iter(batches) is batches:  # type: ignore[comparison-overlap]
+        raise InputError("batches must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
 
 
 def as_batch(item: Any, device: torch.device | None, classes: int | None, place: str) -> Batch:

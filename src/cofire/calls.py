@@ -59,10 +59,12 @@ def calls_of(taps: Taps, batch: Batch) -> Calls:
     """
     found: list[Call] = []
 
-    def note(module, inputs, output):
-        found.append(Call(module, None, None, _kept(inputs[0]), _kept(output)))
+    def note(module, inputs, named, output):
+        found.append(Call(module, None, None, _kept(inputs[0] if inputs else named.get("input")), _kept(output)))
 
-    handles = [module.register_forward_hook(note) for module in taps.model.modules() if isinstance(module, READERS)]
+    handles = [
+        module.register_forward_hook(note, with_kwargs=True) for module in taps.model.modules() if isinstance(module, READERS)
+    ]
     before, taps.edit = taps.edit, lambda info, output: found.append(Call(None, info.name, info.kind, None, _kept(output)))
     try:
         logits = logits_of(taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask))
@@ -73,6 +75,6 @@ def calls_of(taps: Taps, batch: Batch) -> Calls:
     return Calls(tuple(found), logits)
 
 
-def _kept(values: Tensor) -> Tensor | None:
+def _kept(values: Tensor | None) -> Tensor | None:
     # A copy, since it may be changed in place later. Maps and tokens are large, and nothing compares them.
-    return values.detach().clone() if values.ndim == 2 else None
+    return values.detach().clone() if values is not None and values.ndim == 2 else None

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cofire.errors import InputError
+
 if TYPE_CHECKING:
     import pandas
 
@@ -18,7 +20,7 @@ class Curve:
     """Accuracy against the number of units removed.
 
     Args:
-        removed: Units removed at each step, rising from 0, int64 [steps].
+        removed: Units removed at each step, rising, from 0 unless other steps were named, int64 [steps].
         accuracies: Share of samples classified correctly, float64 [runs, steps]; one run, or one for each seed.
         losses: Mean cross entropy in nats, float64 [runs, steps].
         class_accuracies: The same by class, float64 [runs, steps, classes].
@@ -67,19 +69,32 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Mean accuracy over all shares removed, from none to the last step: the area under the curve by trapezoids."""
+        """Mean accuracy over all shares removed, from the first step to the last: the area under the curve by trapezoids."""
         width = float(self.removed[-1] - self.removed[0])
         if not width:
             return float(self.accuracy[0])
         return float(torch.trapezoid(self.accuracy, self.removed.double())) / width
 
     def removable(self, loss: float = 0.01) -> int:
-        """Units that can go before accuracy first falls by more than ``loss`` (0.01 is one point), by the steps measured."""
+        """Units that can go before accuracy first falls by more than ``loss`` (0.01 is one point), by the steps measured.
+
+        Raises:
+            InputError: The accuracy with all units was not measured.
+        """
+        if self.removed[0]:
+            raise InputError(
+                "how many units can go takes the accuracy with all of them",
+                f"the curve starts without {int(self.removed[0]):,}", "Name 0 among the steps.",
+            )  # fmt: skip
         below = (self.accuracy < self.accuracy[0] - loss - 1e-12).nonzero()[:, 0]
         return int(self.removed[int(below[0]) - 1 if len(below) else -1])
 
-    def frame(self) -> "pandas.DataFrame":
-        """A pandas frame with a row per step: removed, share, accuracy, its least and most over runs, loss."""
+    def frame(self, by_class: bool = False) -> "pandas.DataFrame":
+        """A pandas frame with a row per step: removed, share, accuracy, its least and most over runs, loss.
+
+        Args:
+            by_class: A column with the accuracy of each class too, "class 0" and on.
+        """
         import pandas as pd
 
         low, high = self.band
@@ -87,12 +102,16 @@ class Curve:
             "removed": self.removed, "share": self.removed / max(self.units, 1), "accuracy": self.accuracy,
             "accuracy_least": low, "accuracy_most": high, "loss": self.loss,
         }  # fmt: skip
+        if by_class:
+            columns |= {f"class {label}": column for label, column in enumerate(self.class_accuracy.T)}
         return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
     def __repr__(self) -> str:
         where = self.layers[0] if len(self.layers) == 1 else f"{len(self.layers)} layers"
         first, last, gone = float(self.accuracy[0]), float(self.accuracy[-1]), int(self.removed[-1])
+        start = f"without {int(self.removed[0]):,} of" if self.removed[0] else "with all"
+        can = "" if self.removed[0] else f"; {self.removable():,} can go at one point"
         return (
-            f"Curve({self.by} {self.order}, fill {self.fill}, {where}: {first:.2%} with all {self.units:,} units, {last:.2%} "
-            f"without {gone:,}; {self.removable():,} can go at one point)"
+            f"Curve({self.by} {self.order}, fill {self.fill}, {where}: {first:.2%} {start} {self.units:,} units, {last:.2%} "
+            f"without {gone:,}{can})"
         )

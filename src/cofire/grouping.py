@@ -147,6 +147,8 @@ class _Tracer:
         paths = {module: path for path, module in self.paths.items()}
 
         def look(module, inputs):
+            if not inputs:
+                return  # called by keyword: what it reads is not known, and is refused
             axis = -1 if isinstance(module, nn.Linear) else 1
             medians.setdefault(paths[module], []).append(inputs[0].detach().movedim(axis, 0).flatten(1).median(1).values.cpu())
 

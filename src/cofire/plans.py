@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, example_batch, spread_out
-from cofire.errors import CofireWarning, InputError, ModelError
+from cofire.batches import Batch, as_batch, check_readable_again, example_batch, spread_out
+from cofire.errors import CofireWarning, InputError, LayerError, ModelError
 from cofire.firing import covariance, unit_spread
 from cofire.grouping import Group, Member, groups_of, shrink
 from cofire.heads import Heads, head_order, heads_of
@@ -32,7 +32,7 @@ class Plan:
         model: The model; it stays as it is.
         example: Inputs of it, or a batch.
         stats: Statistics of it.
-        layers: Layers to prune; by default all that can be.
+        layers: Names or globs of layers to prune; by default all that can be.
         batches: Labelled data; see :func:`cofire.prune`.
         fisher: Take gradients for the order "fisher" too.
         samples: Of the batches, at most so many are kept, to run side by side through the model and each smaller one.
@@ -49,6 +49,8 @@ class Plan:
     ):  # fmt: skip
         self.model, self.stats = unwrap(model), stats
         check_statistics(stats, digest(self.model))
+        if batches is not None:
+            check_readable_again(batches)
         batch = example_batch(example, device_of(self.model))
         if heads and batches is None:
             raise InputError("heads=True needs the covariance of heads", "found no batches=", "Pass batches= to take it from.")
@@ -140,13 +142,22 @@ class Plan:
         found, refused = heads_of(self.model, batch) if heads else ([], {})
         attention = [*refused, *(group.layers[0] for group in found)]
         named = [layers] if isinstance(layers, str) else [*self.stats, *attention] if layers is None else list(layers)
-        asked = [name for name in named if name not in attention]
+        if not named:
+            raise LayerError("layers must name at least one layer", "found none", "layers=None takes all that can be pruned.")
+        asked = self.stats.named([name for name in named if name not in attention])
+        named = [*asked, *(name for name in named if name in attention)]
         for name in asked:
             if self.stats[name].choices.pool == "max" and self.stats[name].layout != "dense":
                 raise InputError(
                     "units are held at their means", f'{name!r} was recorded with pool="max"', 'Record with pool="mean".'
                 )
         groups, left = groups_of(self.model, batch, list(self.stats), asked)
+        for name, units in ((name, group.units) for group in groups for name in group.layers):
+            if self.stats[name].units != units:
+                raise InputError(
+                    f"the statistics of {name!r} must be of its {units:,} units", f"they are of {self.stats[name].units:,}",
+                    'Record the model again, with pool="mean".',
+                )  # fmt: skip
         groups, refused = [*groups, *found], {name: refused[name] for name in refused if name in named} | left
         reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(refused.items())[:3])
         if heads and not found:

@@ -214,6 +214,14 @@ def _label(grid: "list[list[Axes]]", x: str, y: str) -> None:
 
 
 def _legend(figure: "Figure", grid: "list[list[Axes]]") -> None:
-    """One legend for all panels, below them."""
+    """One legend for all panels, below them, in as many columns as fit; each line after two makes the figure higher."""
     known = {line.get_label(): line for row in grid for axes in row for line in axes.lines}
-    figure.legend(handles=list(known.values()), loc="outside lower center", ncols=min(len(known), 4), frameon=False)
+    columns = min(len(known), 4)
+    while True:
+        legend = figure.legend(handles=list(known.values()), loc="outside lower center", ncols=columns, frameon=False)
+        if columns <= 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+        columns -= 1
+    lines = -(-len(known) // max(columns, 1))
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(lines - 2, 0))

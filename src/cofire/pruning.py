@@ -1,6 +1,7 @@
 """Pruning for real: a smaller model, its next layers' weights fitted again in closed form."""
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -68,17 +69,17 @@ def prune(
         by: The order, as for :func:`ablate`; units with the lowest values go.
         keep: Share (0 to 1) or number of units to keep in each layer, or either by layer; layers
             that are not named stay as they are.
-        layers: Layers to prune, and with them those that they are coupled to; by default all that can be, with ``heads`` all
-            attention too, and a warning names the others.
+        layers: Names or globs of layers to prune, and with them those that they are coupled to; by default all that can be,
+            with ``heads`` all attention too, and a warning names the others.
         compensate: Fit the next weights again; else only the means go into the bias, and the outputs are those of an ablation
             with ``fill="mean"``, but for the border of convolutions with padding, where an ablated channel would be its mean
             inside and 0 outside. By default they are fitted where the covariance was recorded; a warning says where not.
         max_drop: In place of keep: remove as much as costs at most this much accuracy on ``batches`` (0.01 is a point), in
             steps of 5 %.
-        batches: Labelled data for that, and for the gradients of ``by="fisher"``. For convolutions and tokens they serve the
-            fit too, without labels: orders take the covariance over all positions from them, and up to 512 samples run through
-            the smaller model, whose modules are fitted one after the other, each to what those before it have become. In deep
-            nets that keeps far more than the recorded covariance, which is that of means over positions.
+        batches: Labelled data for that, and for the gradients of ``by="fisher"``, readable more than once. For convolutions and
+            tokens they serve the fit too, without labels: orders take the covariance over all positions from them, and up to
+            512 samples run through the smaller model, whose modules are fitted one after the other, each to what those before
+            it have become. In deep nets that keeps far more than the recorded covariance, that of means over positions.
         across: "shares" keeps the same share of every layer; "loss" takes as many units in all from wherever those that read
             them lose the least share of their input's variance, as ``by="obs"`` counts it. Wide layers that hold little then
             lose most. By default "shares", and with max_drop "loss" where the next layers make up for what goes.
@@ -141,6 +142,12 @@ def pruned(
         model, example, stats, list(keep) if layers is None and isinstance(keep, Mapping) else layers, batches, by == "fisher",
         heads=heads,
     )  # fmt: skip
+    odd = [name for name in keep if not any(name in group.layers for group in plan.groups)] if isinstance(keep, Mapping) else []
+    if odd:
+        raise InputError(
+            "keep must be of layers that are pruned", f"found {', '.join(map(repr, odd))}",
+            f"These are: {', '.join(repr(name) for group in plan.groups for name in group.layers)}.",
+        )  # fmt: skip
     orders = plan.order(by)
     bare = [name for name in plan.layers if name not in plan.spreads]
     if compensate is None and bare:
@@ -219,10 +226,10 @@ def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
 def _count(keep, group: Group) -> int:
     found = [keep[name] for name in group.layers if name in keep] if isinstance(keep, Mapping) else [keep]
     wanted, words = found[0] if found else 1.0, ", ".join(map(repr, group.layers))
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not math.isfinite(wanted):
+        raise InputError("keep must be a share, a number of units, or either by layer", f"found {wanted!r}")
     if any(other != wanted for other in found):
         raise InputError(f"layers {words} must keep the same units", f"found {', '.join(map(str, found))}", "They go together.")
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float):
-        raise InputError("keep must be a share, a number of units, or either by layer", f"found {wanted!r}")
     count = round(wanted * group.units) if isinstance(wanted, float) else wanted
     if not 1 <= count <= group.units:
         wide = f"layer{'s' if len(group.layers) > 1 else ''} {words} must keep between 1 and its {group.units:,} units"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cofire.batches import as_batch
+from cofire.batches import as_batch, check_readable_again
 from cofire.calls import calls_of
 from cofire.chains import chain_from
 from cofire.errors import ModelError
@@ -51,8 +51,8 @@ class Removal:
         gone = 1 - self.parameters[1] / self.parameters[0]
         return (
             f"without {self.layer}: {self.refitted:.2%} once the next map is fitted, {self.trained:.2%} after {self.epochs} "
-            f"epochs of training ({gone:.0%} fewer parameters); with it: {self.before:.2%}, and {self.control:.2%} after as "
-            "many epochs more"
+            f"epoch{'' if self.epochs == 1 else 's'} of training ({gone:.0%} fewer parameters); with it: {self.before:.2%}, "
+            f"and {self.control:.2%} trained as long"
         )
 
 
@@ -63,13 +63,14 @@ def without_layer(model: nn.Module, stats: FiringStats, layer: str, batches: Ite
         model: The model; it stays as it is.
         stats: Statistics of it.
         layer: A layer between two linear maps that is not the first of its chain.
-        batches: Labelled data to fit on; the labels are not used.
+        batches: Labelled data to fit on, readable more than once; the labels are not used.
 
     Raises:
         ModelError: The layer is not such a one, or its non-linearity is no module of its own and does not leave the layer
             before as it is.
     """
     check_statistics(stats, digest(model))
+    check_readable_again(batches)
     stats[layer]
     names = {module: name for name, module in model.named_modules()}
     first = as_batch(next(iter(batches)), device_of(model), stats.classes, "batch 0")

@@ -2,9 +2,10 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ class FiringStats(Mapping):
                 f"no layer named {name!r} in these statistics", f"closest: {close[0]!r}" if close else "they are empty",
                 "list(stats) names them all.",
             ) from None  # fmt: skip
+
+    def named(self, layers: str | Sequence[str]) -> list[str]:
+        """Names of the layers that a name or glob says, or one of several, input side first.
+
+        Raises:
+            LayerError: One that no layer's name matches.
+        """
+        found: set[str] = set()
+        for pattern in [layers] if isinstance(layers, str) else layers:
+            found |= {name for name in self if fnmatchcase(name, pattern)} or {self[pattern].name}
+        return [name for name in self if name in found]
 
     def __contains__(self, name: object) -> bool:
         return name in self.layers

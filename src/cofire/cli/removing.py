@@ -105,7 +105,7 @@ def prune(
     by: Annotated[str, typer.Option(help="What orders units. " + _ORDERS)] = "obs",
     keep: Annotated[float | None, typer.Option(help="Share of units to keep in every layer.")] = None,
     layers: Layers = None,
-    max_drop: Annotated[float | None, typer.Option(help="Or: remove what costs this accuracy at most; 0.01.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Or: remove what costs this training accuracy at most; 0.01.")] = None,
     compensate: Annotated[bool, typer.Option(help="Fit the next layer's weights again.")] = True,
     across: Annotated[str | None, typer.Option(help="shares: as much of each layer; loss: where least is lost.")] = None,
     heads: Annotated[bool, typer.Option("--heads", help="Remove attention heads too.")] = False,

@@ -23,6 +23,7 @@ __all__ = ["draw", "run"]
 _NETS = {"004-2x200": "784-200-200-10", "004-3x200": "784-200-200-200-10"}
 _MEASURES = {"firing_entropy": firing_entropy, "mutual_information": mutual_information, "kl_selectivity": kl_selectivity}
 _POINTS = 41
+_RAW = "all, scores compared"
 
 
 def run(settings: Settings) -> Found:
@@ -48,6 +49,7 @@ def run(settings: Settings) -> Found:
                 net, test, stats, list(_MEASURES), each=True, fill="both", steps=_POINTS, seeds=3, seed=seed, progress=False
             )  # fmt: skip
             rows += [_row(name, seed, curve) for curve in curves]
+            rows += _as_they_are(net, test, stats, name, seed)
             rows += _wrong_sign(net, test, stats, name, seed)
             rows += _levels(stats, name, seed)
             settings.say(f"{name}, seed {seed}: test accuracy {float(curves[0].accuracy[0]):.2%}")
@@ -57,17 +59,23 @@ def run(settings: Settings) -> Found:
 
 
 def draw(numbers: Sequence[dict]) -> dict[str, "Figure"]:
-    """The curves of each net: figures 6 to 22 of the paper, over seeds."""
+    """The curves of each net: figures 6 to 22 of the paper, over seeds; the last two as the paper has them, and by shares."""
     figures = {}
+    spread = "mean over seeds, with the least and the largest"
     for net, title in _NETS.items():
         found: dict[tuple[str, str, str, str], list[list[float]]] = {}
         for row in numbers:
             if row["net"] == net and row.get("by") in (*_MEASURES, "random"):
                 found.setdefault((row["layer"], row["fill"], row["by"], row["order"]), []).append(row["curve"])
         if found:
-            curves = [_drawn(layer, fill, by, order, runs) for (layer, fill, by, order), runs in found.items()]
-            figures[f"{title}: mean over seeds, with the least and the largest. All layers at once on the right."] = (
-                plots.curves(curves, {"all": "all layers"})
+            curves = [_drawn(*key, runs) for key, runs in found.items() if key[0] != _RAW]
+            figures[f"{title}: {spread}. All layers at once, the same share of each, on the right."] = plots.curves(
+                curves, {"all": "all layers"}
+            )
+        if any(key[0] == _RAW for key in found):
+            found[_RAW, "mean", "random", "random"] = found["all", "mean", "random", "random"]
+            figures[f"{title}, all layers at once, scores of different layers compared as the paper does: {spread}."] = (
+                plots.curves([_drawn(*key, runs) for key, runs in found.items() if key[0] == _RAW], {_RAW: "all layers"})
             )
     return figures
 
@@ -88,6 +96,15 @@ def _row(net: str, seed: int, curve: Curve) -> dict:
         "accuracy": round(float(curve.accuracy[0]), 4), "area": round(curve.area, 4),
         "removable": round(curve.removable() / curve.units, 4), "curve": [round(value, 4) for value in curve.accuracy.tolist()],
     }  # fmt: skip
+
+
+def _as_they_are(net, test, stats: FiringStats, name: str, seed: int) -> list[dict]:
+    """All layers at once, scores of different layers compared as they are: the paper's way."""
+    return [
+        {**_row(name, seed, ablate(net, test, stats, by, order, steps=_POINTS, across="raw", progress=False)), "layer": _RAW}
+        for by in _MEASURES
+        for order in ("ascending", "descending")
+    ]
 
 
 def _wrong_sign(net, test, stats: FiringStats, name: str, seed: int) -> list[dict]:
@@ -169,7 +186,7 @@ def _findings(rows: list[dict]) -> list[Finding]:
             f"{mean_and_range(first)} points.",
         )
     )  # fmt: skip
-    found += [_redundant(cases), _moderate(cases), _shallow(cases), _sign(cases)]
+    found += [_redundant(cases), _moderate(cases), _shallow(cases), _selective(cases), _whole(cases), _sign(cases)]
     return found
 
 
@@ -231,6 +248,41 @@ def _shallow(cases: _Cases) -> Finding:
             lines.append(f"{measure} of {_NETS[net]}, first layer to last: {', '.join(means)} bits")
     why = f"The first layer is lowest in {held} of {all_} cases. {'; '.join(lines)}."
     return Finding("Shallow neurons have lower entropy and mutual information.", verdict_of(held, all_), why)
+
+
+def _selective(cases: _Cases) -> Finding:
+    """The paper says both that KL selectivity rises with depth and that it falls."""
+    values = {
+        (net, seed): [cases.level(net, seed, layer, "kl_selectivity") for layer in cases.layers(net)]
+        for net in cases.nets for seed in cases.seeds
+    }  # fmt: skip
+    held = sum(found == sorted(found) for found in values.values())
+    means = [
+        f"{_NETS[net]}: {', '.join(map(mean_and_range, zip(*(values[net, seed] for seed in cases.seeds), strict=True)))}"
+        for net in cases.nets
+    ]
+    why = f"It rises from layer to layer in {held} of {len(values)} nets; first layer to last: {'; '.join(means)} bits. "
+    why += "In another place the paper says that shallow layers have more."
+    return Finding("Deeper layers have larger KL selectivity.", verdict_of(held, len(values)), why)
+
+
+def _whole(cases: _Cases) -> Finding:
+    """What comparing scores of different layers costs when low values go first."""
+    losses = [
+        100 * (cases.area(net, seed, _RAW, by, "ascending", "mean") - cases.area(net, seed, "all", "random", "random", "mean"))
+        for net in cases.nets for seed in cases.seeds for by in ("firing_entropy", "mutual_information")
+    ]  # fmt: skip
+    gains = [
+        100 * (cases.area(net, seed, "all", by, "ascending", "mean") - cases.area(net, seed, _RAW, by, "ascending", "mean"))
+        for net in cases.nets for seed in cases.seeds for by in ("firing_entropy", "mutual_information")
+    ]  # fmt: skip
+    held = sum(loss < 0 for loss in losses)
+    why = f"Mean accuracy is below that of random in {held} of {len(losses)} cases, by {mean_and_range(losses)} points, where "
+    why += "scores of different layers are compared as they are. Taking the same share of each layer in place of that gains "
+    why += f"{mean_and_range(gains)} points."
+    return Finding(
+        "Over the whole net, low entropy or low mutual information first does badly.", verdict_of(held, len(losses)), why
+    )
 
 
 def _sign(cases: _Cases) -> Finding:
