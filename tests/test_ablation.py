@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -159,6 +160,92 @@ def test_a_resnet_is_ablated_by_channel_and_left_as_it_was():
     assert pickle.dumps(net) == before
     assert net.training
     assert float(curve.accuracy[-1]) == pytest.approx(0.1)  # all channels at one value: one class for all
+
+
+class Branched(nn.Module):
+    """Activations in place, one called twice, functional ones, a sum in place, a tuple handed on, and a token mixer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm, self.relu = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
+        self.left, self.right = nn.Conv2d(6, 6, 3, padding=1), nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU(inplace=True))
+        self.mixer = nn.TransformerEncoderLayer(6, 2, 12, 0.0, batch_first=True)
+        self.pair = Pair()
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.stem(x)))
+        y = self.left(x)
+        y += self.right(x)
+        x, y = self.pair(F.relu(y, inplace=True), self.relu(x))
+        x = self.mixer((x + y).flatten(2).transpose(1, 2))
+        return self.head(F.gelu(x).mean(1))
+
+
+class Pair(nn.Module):
+    def forward(self, x, y):
+        return x + 1, y * 2
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_comes_before_a_layer_is_kept_and_changes_nothing(training, monkeypatch):
+    net = Branched().train(training)
+    x, y = torch.randn(40, 3, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4
+    parts = batched(x, y, 15)
+    stats = cofire.record(net, parts, progress=False)
+    before, state = pickle.dumps(net), set(vars(net.stem))
+    kept = [cofire.ablate(net, parts, stats, "std", layers=name, steps=4, progress=False) for name in stats]
+    kept.append(cofire.ablate(net, parts, stats, "std", steps=4, progress=False))
+    assert set(vars(net.stem)) == state
+    assert pickle.dumps(net) == before
+    monkeypatch.setattr(ablation, "kept_before", lambda *_: nullcontext())
+    whole = [cofire.ablate(net, parts, stats, "std", layers=name, steps=4, progress=False) for name in stats]
+    whole.append(cofire.ablate(net, parts, stats, "std", steps=4, progress=False))
+    assert len(kept) > 6
+    for mine, other in zip(kept, whole, strict=True):
+        assert torch.equal(mine.accuracies, other.accuracies)
+        assert torch.equal(mine.losses, other.losses)
+
+
+def test_modules_before_a_layer_run_once_for_each_batch():
+    net = Branched().eval()
+    x, y = torch.randn(40, 3, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4
+    parts = batched(x, y, 15)
+    stats = cofire.record(net, parts, progress=False)
+    ran = {}
+    for name, module in net.named_modules():
+        real = type(module).forward
+
+        def counted(self, *given, real=real, name=name, **named):
+            ran[name] = ran.get(name, 0) + 1
+            return real(self, *given, **named)
+
+        module.forward = counted.__get__(module)
+    cofire.ablate(net, parts, stats, "std", layers=list(stats)[-1], steps=6, progress=False)
+    assert ran["head"] == 2 + 3 * 7  # two looks at the first batch; then one pass and six steps for each of three batches
+    assert ran["stem"] == ran["left"] == ran["right.0"] == ran["mixer"] == 2 + 3
+    assert ran["relu"] == 2 * ran["head"]  # called twice, so that nobody can know which call is which
+    assert ran["pair"] == ran["head"]  # gives a tuple
+    assert all("forward" in vars(module) for module in net.modules())  # as they were given
+
+
+def test_a_model_whose_pass_fails_is_left_as_it_was():
+    net = Branched().eval()
+    x, y = torch.randn(20, 3, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 4
+    stats = cofire.record(net, [(x, y)], progress=False)
+    calls = []
+
+    def fails(*_):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("no more")
+
+    net.head.register_forward_hook(fails)
+    with pytest.raises(RuntimeError, match="no more"):
+        cofire.ablate(net, [(x, y)], stats, "std", layers=list(stats)[-1], steps=6, progress=False)
+    assert not any("forward" in vars(module) for module in net.modules())
+    assert sum(len(module._forward_hooks) for module in net.modules()) == 1
 
 
 def test_all_units_at_their_mean_leave_one_prediction():

@@ -58,6 +58,7 @@ ROOMS = (
         "moments",
         "resuming",
         "curves",
+        "prefixes",
         "ablation",
         "resizing",
         "attention",

@@ -1,6 +1,7 @@
 """Cumulative ablation: remove units in some order, one after the other, and measure what that does to accuracy."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cofire.layer import LayerStats
 from cofire.listing import LayerInfo
 from cofire.moments import covariances, fisher_moments
 from cofire.orders import ASCENDING, GREEDY, WEIGHTED, check_statistics, scores_of, sequence
+from cofire.prefixes import kept_before
 from cofire.progress import track
 from cofire.resuming import Resumable
 from cofire.stats import FiringStats
@@ -43,7 +45,8 @@ def ablate(
 
     Where the model goes from the first of the layers to its output by linear maps and non-linearities alone, what comes before
     is computed once, and removing one more unit is an outer product; everywhere else each step is a forward pass with the
-    removed units held at their fill. Both give the accuracies of a masked forward pass.
+    removed units held at their fill, in which modules that are through before the first of the layers are not run again.
+    Both give the accuracies of a masked forward pass.
 
     Source:
         Paper 004 (cumulative ablation; "bias balancing" is ``fill="mean"``). *Departure:* a random order removes the same
@@ -298,14 +301,15 @@ class _Ablation:
         labels = torch.cat([labels for _, labels in waiting])
         member = F.one_hot(labels, self.stats.classes).float()
         totals["counts"] += member.sum(0).long().cpu()
-        for run, order in enumerate(runs):
-            right, losses = [], []
-            for logits in self._walk(waiting, order, at) if self.chain is not None else self._masked(waiting, order, at):
-                right.append(logits.max(1).indices == labels)
-                # several times as fast along rows
-                losses.append(F.cross_entropy(logits.float().T[None], labels[None], reduction="sum"))
-            totals["correct"][run] += (torch.stack(right).float() @ member).long().cpu()
-            totals["losses"][run] += torch.stack(losses).cpu()
+        with nullcontext() if self.chain is not None else kept_before(self.taps, waiting[0][0], self.names[0]):
+            for run, order in enumerate(runs):
+                right, losses = [], []
+                for logits in self._walk(waiting, order, at) if self.chain is not None else self._masked(waiting, order, at):
+                    right.append(logits.max(1).indices == labels)
+                    # several times as fast along rows
+                    losses.append(F.cross_entropy(logits.float().T[None], labels[None], reduction="sum"))
+                totals["correct"][run] += (torch.stack(right).float() @ member).long().cpu()
+                totals["losses"][run] += torch.stack(losses).cpu()
 
     def _walk(self, waiting: list[tuple[Any, Tensor]], order, at: list[int]) -> Iterator[Tensor]:
         """The logits at each step."""
@@ -321,7 +325,7 @@ class _Ablation:
             yield walk.settle()
 
     def _masked(self, waiting: list[tuple[Any, Tensor]], order, at: list[int]) -> Iterator[Tensor]:
-        """The logits at each step, each by a forward pass."""
+        """The logits at each step, each by what follows the first layer of a forward pass."""
         ((batch, _),) = waiting
         for removed in at:
             gone: dict[str, list[int]] = {}
