@@ -457,6 +457,43 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same(tmp_path, monkeypatch
     assert not file.exists()
 
 
+@pytest.mark.parametrize("chain", [True, False])
+def test_curves_that_were_stopped_go_on_and_those_that_were_whole_are_not_measured_again(chain, tmp_path):
+    net = fitted(12, 20, 4) if chain else nn.Sequential(fitted(12, 20, 4), nn.LayerNorm(4))
+    x, y = blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    batches = batched(x, y, 90)
+    whole = ablation.curves_of(net, batches, stats, ["std", "mean"], steps=5, seeds=2, progress=False)
+    passes = []
+    net[0].register_forward_hook(lambda *_: passes.append(1))
+
+    class Stopping(list):
+        reads = 0
+
+        def __iter__(self):
+            self.reads += 1
+            for at, batch in enumerate(super().__iter__()):
+                if at == 2 and self.reads == 2 * 3:  # each curve looks at the first batch and then reads all
+                    raise KeyboardInterrupt
+                yield batch
+
+    folder = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        ablation.curves_of(net, Stopping(batches), stats, ["std", "mean"], steps=5, seeds=2, progress=False, resume=folder)
+    assert len(list(folder.iterdir())) >= 2
+    passes.clear()
+    again = ablation.curves_of(net, batches, stats, ["std", "mean"], steps=5, seeds=2, progress=False, resume=folder)
+    after = len(passes)
+    passes.clear()
+    ablation.curves_of(net, batches, stats, ["std", "mean"], steps=5, seeds=2, progress=False)
+    assert after < len(passes)
+    assert list(folder.iterdir()) == []
+    for mine, other in zip(again, whole, strict=True):
+        assert (mine.by, mine.order) == (other.by, other.order)
+        assert torch.equal(mine.accuracies, other.accuracies)
+        assert torch.equal(mine.losses, other.losses)
+
+
 WRONG = [
     ({"by": "beauty"}, InputError, "by must be one of activation_entropy, .* or scores by layer; found 'beauty'"),
     ({"by": "firing_probability"}, InputError, "by must be one of"),

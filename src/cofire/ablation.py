@@ -84,6 +84,17 @@ def ablate(
     >>> curve.removed.tolist(), curve.accuracy.shape
     ([0, 8, 16], torch.Size([3]))
     """
+    state = Resumable(resume)
+    curve = _curve(model, batches, stats, by, order, layers, fill, steps, seeds, across, seed, device, progress, state)
+    state.done()
+    return curve
+
+
+def _curve(
+    model: nn.Module, batches: Iterable, stats: FiringStats, by, order: str, layers, fill: str, steps, seeds: int, across: str,
+    seed: int, device, progress: bool, state: Resumable,
+) -> Curve:  # fmt: skip
+    """What :func:`ablate` gives; the state stays where it is kept."""
     names = _layers(stats, layers)
     order = "random" if isinstance(by, str) and by == "random" else order
     if order not in ("ascending", "descending", "random"):
@@ -110,10 +121,9 @@ def ablate(
             runs = [sequence(None, units, "random", seed=seed + step) for step in range(seeds)]
         else:
             runs = [sequence(runner.scores(by, batches, seed), units, order, across)]
-        state = Resumable(resume, {"digest": weights, "runs": runs, "steps": at, "fill": fill, "layers": names})
+        state.of({"digest": weights, "runs": runs, "steps": at, "fill": fill, "layers": names})
         correct, losses, counts = runner.measure(batches, runs, at, state, progress)
     samples = int(counts.sum())
-    state.done()
     label = "random" if order == "random" else by if isinstance(by, str) else "scores"
     return Curve(
         torch.tensor(at), correct.sum(2).double() / samples, losses / samples, correct.double() / counts, label, order, fill,
@@ -124,7 +134,7 @@ def ablate(
 def curves_of(
     model: nn.Module, batches: Iterable, stats: FiringStats, by: Sequence[str], *, order: str = "both",
     layers: str | Sequence[str] | None = None, each: bool = False, fill: str = "mean", steps=None, seeds: int = 5,
-    seed: int = 0, progress: bool = True,
+    seed: int = 0, device=None, progress: bool = True, resume: str | Path | None = None,
 ) -> list[Curve]:  # fmt: skip
     """Curves of several orders beside a random one, as paper 004 draws them.
 
@@ -140,7 +150,10 @@ def curves_of(
         steps: As for :func:`ablate`.
         seeds: Runs of the random order.
         seed: The first seed.
+        device: Where to run; by default where the model is.
         progress: Show progress bars on a terminal.
+        resume: A folder to keep the state of every curve in; a run that was stopped goes on from there, over the same batches
+            in the same order, and the folder is emptied at the end.
 
     Raises:
         InputError: As :func:`ablate`; or another order.
@@ -150,13 +163,34 @@ def curves_of(
     directions = ("ascending", "descending") if order == "both" else (order,)
     names = _layers(stats, layers)
     groups = [*([name] for name in names if each or len(names) == 1), *([names] if len(names) > 1 else [])]
-    curves = []
+    curves: list[Curve] = []
+    states: list[Resumable] = []
     for group in groups:
         for held in ("mean", "zero") if fill == "both" else (fill,):
             named = [name for name in by if name != "random"]
             runs = [(name, way) for name in named for way in (("ascending",) if name in ASCENDING else directions)]
             for name, way in [*runs, ("random", "random")]:
-                curves.append(ablate(model, batches, stats, name, way, group, held, steps, seeds, seed=seed, progress=progress))
+                states.append(Resumable(None if resume is None else Path(resume) / f"curve-{len(curves):03d}.safetensors"))
+                curves.append(
+                    _curve(
+                        model,
+                        batches,
+                        stats,
+                        name,
+                        way,
+                        group,
+                        held,
+                        steps,
+                        seeds,
+                        "shares",
+                        seed,
+                        device,
+                        progress,
+                        states[-1],
+                    )
+                )
+    for state in states:
+        state.done()
     return curves
 
 
@@ -281,6 +315,7 @@ class _Ablation:
                 state.keep(totals, index + 1)
         if waiting:
             self._add(waiting, runs, at, totals)
+            state.keep(totals, index + 1)
         if not int(totals["counts"].sum()):
             raise InputError("there must be at least one sample", "the batches are empty")
         return totals["correct"], totals["losses"], totals["counts"]

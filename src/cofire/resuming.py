@@ -18,11 +18,14 @@ class Resumable:
 
     Args:
         path: The file; None keeps nothing.
-        run: What the run is: plain values. A file of another run is refused.
     """
 
-    def __init__(self, path: str | Path | None, run: dict[str, Any]):
+    def __init__(self, path: str | Path | None):
         self.path = None if path is None else Path(path)
+        self.run = ""
+
+    def of(self, run: dict[str, Any]) -> None:
+        """Say what the run is, in plain values; a file of another run will be refused."""
         self.run = hashlib.sha256(json.dumps(run, sort_keys=True, default=list).encode()).hexdigest()
 
     def begin(self, empty: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:

@@ -53,6 +53,9 @@ def ablate(
     steps: Annotated[int | None, typer.Option(help="Points of a curve; by default every unit where that is cheap.")] = None,
     seeds: Annotated[int, typer.Option(help="Random orders, as a control.")] = 5,
     out: Page = Path("ablation.html"),
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for the state of the curves; a run that was stopped goes on there.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write all curves to this table.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw them for a paper: a .pdf, .svg or .png.")] = None,
     seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
@@ -77,7 +80,7 @@ def ablate(
     loaded = load(stats) if stats is not None else reader(net, source.load().batches(256, normalize=norm), covariance=True)
     curves = curves_of(
         net, test.batches(256, normalize=norm), loaded, by or _ORDERED, order=order, layers=layers, each=each, fill=fill,
-        steps=steps, seeds=seeds, seed=seed,
+        steps=steps, seeds=seeds, seed=seed, resume=work,
     )  # fmt: skip
     for curve in curves:
         typer.echo(f"- {curve}")
