@@ -163,22 +163,24 @@ def page(result: dict) -> str:
         "",
         "How long the fit takes, in seconds of processor time: one reading of the fitting data and of the held-out data, which "
         "every way of fitting must do; the boost beyond that; and a logistic regression by gradients on the same numbers, "
-        "held in memory, with five ridges. Means over seeds and epochs, with the smallest and the largest share.",
+        "held in memory, with five ridges. Means over seeds and epochs, with the smallest and the largest share. Where samples and "
+        "numbers are not given, reading the held-out data was not timed by itself, and counts as the boost's.",
         "",
         "| net | samples fitted | numbers each | reading | boost | regression | share of the regression's time |",
         "| --- | --: | --: | --: | --: | --: | --: |",
     ]
     for cell in cells_:
         rows_ = [row for row in found if row["cell"] == cell]
-        beyond = [row["seconds"] - row["read_seconds"] - row["held_seconds"] for row in rows_]
+        held = [row.get("held_seconds", 0.0) for row in rows_]
+        beyond = [row["seconds"] - row["read_seconds"] - other for row, other in zip(rows_, held, strict=True)]
         shares = [own / row["probe_seconds"] for own, row in zip(beyond, rows_, strict=True)]
         read, probe = (
-            _mean([row["read_seconds"] + row["held_seconds"] for row in rows_]),
+            _mean([row["read_seconds"] for row in rows_]) + _mean(held),
             _mean([r["probe_seconds"] for r in rows_]),
         )
         spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ""
         lines.append(
-            f"| {cell} | {rows_[0]['samples']:,} | {rows_[0]['features']:,} | {read:.1f} | {_mean(beyond):.1f} | {probe:.1f} | "
+            f"| {cell} | {_number(rows_[0], 'samples')} | {_number(rows_[0], 'features')} | {read:.1f} | {_mean(beyond):.1f} | {probe:.1f} | "
             f"{_mean(beyond) / probe:.2f}{spread} |"
         )
     lines += [
@@ -216,6 +218,10 @@ def page(result: dict) -> str:
             f"It is more accurate than {words} in {above} of {len(against)} nets by their intervals, less in {below}.",
         ]
     return "\n".join(lines)
+
+
+def _number(row: dict, key: str) -> str:
+    return f"{row[key]:,}" if key in row else ""
 
 
 def _mean(values: list[float]) -> float:

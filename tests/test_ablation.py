@@ -273,6 +273,54 @@ def test_layers_mix_by_equal_shares_or_by_raw_scores():
     assert [layer for layer, _ in raw] == ["a", "a", "b", "b", "b", "b"]
 
 
+class Branches(nn.Module):
+    """Two branches of the same width, side by side: each later convolution of that width reads another layer first."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right, self.then = nn.Conv2d(1, 5, 3), nn.Conv2d(1, 5, 3), nn.Conv2d(5, 5, 1)
+        self.both, self.head = nn.Conv2d(10, 7, 1), nn.Linear(7 * 4, 3)
+
+    def forward(self, x):
+        left = torch.relu(self.left(x))
+        right = torch.relu(self.then(torch.relu(self.right(x))))
+        x = torch.relu(self.both(torch.cat([right, left], 1)))
+        return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+def test_weights_are_those_of_the_modules_that_read_a_layer():
+    net, x, y = Branches().eval(), torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    stats = cofire.record(net, [(x, y)], progress=False)
+    readers = [net.both.weight[:, 5:, 0, 0], net.then.weight[:, :, 0, 0], net.both.weight[:, :5, 0, 0]]
+    readers.append(net.head.weight.view(3, 7, 4).transpose(1, 2).reshape(12, 7))
+    assert len(stats) == len(readers)
+    for name, weights in zip(stats, readers, strict=True):
+        spread = cofire.table(stats).query("layer == @name")["std"].to_numpy()
+        wanted = (weights.detach().double().norm(dim=0) * torch.tensor(spread.tolist())).argsort().tolist()
+        curve = cofire.ablate(net, [(x, y)], stats, by="weight_std", layers=name, steps=2, progress=False)
+        assert [unit for _, unit in curve.sequences[0]] == wanted
+
+
+def test_behind_a_sum_weights_are_those_of_the_next_module_of_the_width():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second, self.third = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x))
+            return self.third(x + torch.tanh(self.second(x)))
+
+    net, x, y = Residual().eval(), torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    stats = cofire.record(net, [(x, y)], progress=False)
+    values = torch.tanh(net.second(torch.relu(net.first(x)))).detach().double()
+    wanted = (net.third.weight.detach().double().norm(dim=0) * values.std(0, correction=0)).argsort().tolist()
+    curve = cofire.ablate(net, [(x, y)], stats, by="weight_std", layers=list(stats)[-1], steps=2, progress=False)
+    assert [unit for _, unit in curve.sequences[0]] == wanted
+
+
 def test_random_orders_are_cumulative_and_differ_by_seed():
     net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
     stats = cofire.record(net, batched(*blobs()), progress=False)

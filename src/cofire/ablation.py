@@ -257,7 +257,7 @@ class _Ablation:
             if info is None or info.units != self.units[name]:
                 found = "was not called" if info is None else f"has {info.units} units, not {self.units[name]}"
                 raise LayerError(f"layer {name!r} of the statistics must be one of the model's", f"it {found}")
-        self.seen = calls_of(self.taps, batch)
+        self.first, self.seen = batch, calls_of(self.taps, batch)
         chain = chain_from(self.seen, self.names[0])
         if chain is not None and set(self.names) <= set(chain.layers):
             self.chain = chain
@@ -267,7 +267,9 @@ class _Ablation:
         layers = {name: self.stats[name] for name in self.names}
         word = by if isinstance(by, str) else ""
         bare = [name for name, layer in layers.items() if word in GREEDY and layer.product_sum is None]
-        weights = {n: outgoing_weights(self.seen, n, layer.units).cpu() for n, layer in layers.items() if word in WEIGHTED}
+        weights: dict[str, Tensor] = {}
+        if word in WEIGHTED:
+            weights = outgoing_weights(self.seen, self.taps, self.first, {n: layer.units for n, layer in layers.items()})
         spreads = {n: covariance(layer) for n, layer in layers.items() if word in GREEDY and n not in bare}
         fishers: dict[str, Tensor] = {}
         if bare:
@@ -301,8 +303,8 @@ class _Ablation:
         }  # fmt: skip
         totals, done = state.begin(empty)
         waiting: list[tuple[Any, Tensor]] = []
-        reader = enumerate(track(batches, "ablation", progress))
-        for index, item in reader:
+        index = -1
+        for index, item in enumerate(track(batches, "ablation", progress)):
             if index < done:
                 continue
             batch = as_batch(item, self.device, classes, f"batch {index}")

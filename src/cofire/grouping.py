@@ -15,14 +15,13 @@ from cofire.attention import head_sizes, set_head_counts
 from cofire.batches import Batch, logits_of
 from cofire.calls import READERS, calls_of
 from cofire.chains import chain_from, producer_of
+from cofire.consumers import by_unit, reads_of
 from cofire.errors import ModelError
 from cofire.resizing import RESIZABLE, resize
 from cofire.taps import Taps, tensors_in
 from cofire.wrappers import called, evaluating
 
 __all__ = ["Group", "Member", "RefusalError", "check_group", "groups_of", "shrink"]
-
-_FIRST_CODE = 1000
 
 
 @dataclass(frozen=True)
@@ -132,50 +131,11 @@ class _Tracer:
 
     def __init__(self, taps: Taps, batch: Batch, names: list[str]):
         self.paths = dict(taps.model.named_modules())
-        infos = {name: info for name in names if (info := taps.known.get(name)) is not None}
-        self.units = {name: info.units for name, info in infos.items()}
-        self.starts = dict(zip(self.units, torch.tensor([0, *self.units.values()]).cumsum(0).tolist(), strict=False))
-        self.reads, self.counts = self._reads(taps, batch)
+        self.units = {name: info.units for name in names if (info := taps.known.get(name)) is not None}
+        self.reads, self.starts, self.counts = reads_of(taps, batch, self.units)
         self.graph, traced = _traced(taps.model, batch)
         self.names = {module: path for path, module in traced.named_modules()}
         self.traced = {path: module for module, path in self.names.items()}
-
-    def _reads(self, taps: Taps, batch: Batch) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """For every module that reads, the unit that each of its inputs is, -1 for none; and how often it is called."""
-        total = sum(self.units.values())
-        medians: dict[str, list[Tensor]] = {}
-        paths = {module: path for path, module in self.paths.items()}
-
-        def look(module, inputs):
-            if not inputs:
-                return  # called by keyword: what it reads is not known, and is refused
-            axis = -1 if isinstance(module, nn.Linear) else 1
-            medians.setdefault(paths[module], []).append(inputs[0].detach().movedim(axis, 0).flatten(1).median(1).values.cpu())
-
-        handles = [module.register_forward_pre_hook(look) for module in paths if isinstance(module, READERS)]
-        # Twice, with other numbers: what is a unit's number by chance is not so again.
-        codes = torch.stack([torch.arange(total), torch.arange(total).flip(0)]) + _FIRST_CODE
-        try:
-            for numbers in codes:
-                taps.edit = lambda info, output, numbers=numbers: self._hold(info, output, numbers)
-                taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
-        finally:
-            taps.edit = None
-            for handle in handles:
-                handle.remove()
-        reads = {}
-        for path, values in medians.items():
-            if len(values) == 2 and values[0].shape == values[1].shape:
-                unit = values[0].double().round().long() - _FIRST_CODE
-                unit[(unit < 0) | (unit >= total)] = -1
-                right = (torch.stack(values).double() - codes[:, unit]).abs().amax(0) < 0.2
-                reads[path] = torch.where(right, unit, -1)
-        return reads, {path: len(values) // 2 for path, values in medians.items()}
-
-    def _hold(self, info, output: Tensor, numbers: Tensor) -> None:
-        if info.name in self.starts:
-            start = self.starts[info.name]
-            info.arrangement.hold(output, torch.arange(info.units), numbers[start : start + info.units])
 
     def _layer(self, path: str, index: Tensor) -> str | None:
         """The layer whose units, in their order, a module reads at these places; None where it is none."""
@@ -189,7 +149,7 @@ class _Tracer:
         """The group of a layer's units."""
         start, units = self.starts[name], self.units[name]
         places = {path: ((read >= start) & (read < start + units)).nonzero()[:, 0] for path, read in self.reads.items()}
-        indices = {path: _by_unit(self.reads[path][at] - start, at, units) for path, at in places.items()}
+        indices = {path: by_unit(self.reads[path][at] - start, at, units) for path, at in places.items()}
         readers = [p for p, index in indices.items() if index is not None and getattr(self.paths[p], "groups", 1) == 1]
         if not readers:
             raise RefusalError("no linear map or convolution reads its units as they are")
@@ -223,7 +183,7 @@ class _Tracer:
             raise RefusalError(f"{path!r}, which goes with it, is called more than once")
         inside = not depthwise and self.graph.is_in_channel_pruning_fn(item.dep.handler) and isinstance(module, READERS)
         at = torch.tensor(item.idxs)
-        index = _by_unit(torch.tensor([unit_of[root] for root in item.root_idxs]), at, units)
+        index = by_unit(torch.tensor([unit_of[root] for root in item.root_idxs]), at, units)
         if index is None:
             raise RefusalError(f"{path!r} holds only some of its units, or others too")
         if not inside and not depthwise:
@@ -232,14 +192,6 @@ class _Tracer:
         if layer is None:
             raise RefusalError(f"{path!r} reads its units too, and not as a layer of the statistics gives them")
         return Member(path, "in" if inside else "out", index, layer)
-
-
-def _by_unit(units: Tensor, places: Tensor, count: int) -> Tensor | None:
-    """The places of each unit, [units, positions]; None where units have none or not as many."""
-    per = len(places) // count
-    if per == 0 or not bool((torch.bincount(units, minlength=count) == per).all()):
-        return None
-    return places[torch.argsort(units * (int(places.max()) + 1) + places)].view(count, per)
 
 
 def _traced(model: nn.Module, batch: Batch) -> tuple[Any, nn.Module]:
