@@ -163,8 +163,8 @@ def page(result: dict) -> str:
         "",
         "How long the fit takes, in seconds of processor time: one reading of the fitting data and of the held-out data, which "
         "every way of fitting must do; the boost beyond that; and a logistic regression by gradients on the same numbers, "
-        "held in memory, with five ridges. Means over seeds and epochs, with the smallest and the largest share. Where samples and "
-        "numbers are not given, reading the held-out data was not timed by itself, and counts as the boost's.",
+        "held in memory, with five ridges. Means over seeds and epochs, with the smallest and the largest share. Where samples "
+        "and numbers are not given, reading the held-out data was not timed by itself, and counts as the boost's.",
         "",
         "| net | samples fitted | numbers each | reading | boost | regression | share of the regression's time |",
         "| --- | --: | --: | --: | --: | --: | --: |",
@@ -180,8 +180,8 @@ def page(result: dict) -> str:
         )
         spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ""
         lines.append(
-            f"| {cell} | {_number(rows_[0], 'samples')} | {_number(rows_[0], 'features')} | {read:.1f} | {_mean(beyond):.1f} | {probe:.1f} | "
-            f"{_mean(beyond) / probe:.2f}{spread} |"
+            f"| {cell} | {_number(rows_[0], 'samples')} | {_number(rows_[0], 'features')} | {read:.1f} | "
+            f"{_mean(beyond):.1f} | {probe:.1f} | {_mean(beyond) / probe:.2f}{spread} |"
         )
     lines += [
         "",
