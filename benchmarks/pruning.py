@@ -2,11 +2,10 @@
 
     python benchmarks/pruning.py --data-root data                                  # some hours at one thread
     python benchmarks/pruning.py --data-root data --nets VGG-16 --seeds 2          # rows of others stay as they were written
-    python benchmarks/pruning.py --data-root data --nets "ResNet-18, full width" --seeds 0 --parts rows --by obs random
     python benchmarks/pruning.py --data-root data --quick --output pruning.json    # minutes; checks that it runs
 
 Writes benchmarks/pruning.json and the table of docs/ablation.md after every net. Nets are trained once and kept in --cache.
-ResNet-18 and VGG-16 have a quarter of the usual width where they are not said to be full, and training is short. No number is
+ResNet-18 and VGG-16 have a quarter of the usual width, and training is short. No number is
 tuned on the test images that the tables are of; the best of torch-pruning's rows is chosen on others.
 """
 
@@ -70,27 +69,20 @@ PEER_WAYS = ("bare", "global")
 
 
 class Setting(NamedTuple):
-    """A net: what makes it from a seed, what it is trained on and how; ``images`` of the data where not all."""
+    """A net: what makes it from a seed, what it is trained on and how."""
 
     make: object
     data: str
     epochs: int
     lr: float
     words: str
-    images: int | None = None
 
 
 NETS = {
     "FCNN": Setting(partial(cofire.zoo.model, "zoo:001-mnist"), "mnist", 10, 1e-3, "784-512-512-10, MNIST"),
     "ResNet-18": Setting(partial(cofire.zoo.resnet18_cifar, 10, width=16), "cifar10", 3, 3e-3, "a quarter as wide, CIFAR-10"),
     "VGG-16": Setting(partial(cofire.zoo.vgg16_cifar, 10, width=16), "cifar10", 4, 3e-3, "a quarter as wide, CIFAR-10"),
-    "ResNet-18, full width": Setting(
-        partial(cofire.zoo.resnet18_cifar, 10), "cifar10", 4, 1e-3, "10,000 images of CIFAR-10", 10_000
-    ),
-    "VGG-16, full width": Setting(partial(cofire.zoo.vgg16_cifar, 10), "cifar10", 4, 1e-3, "10,000 images of CIFAR-10", 10_000),
 }
-USUAL = ("FCNN", "ResNet-18", "VGG-16")
-"""Those that are measured where none is named."""
 QUICK = {
     "FCNN": Setting(partial(cofire.zoo.model, "fcnn:64-48-32-10"), "digits", 4, 3e-3, "64-48-32-10, digits"),
     "ResNet-18": Setting(partial(cofire.zoo.resnet18_cifar, 10, channels=1, width=4), "digits", 1, 3e-3, "slim, digits"),
@@ -127,9 +119,9 @@ class Bench:
     """One net with one seed, and the data that it is pruned and measured with."""
 
     def __init__(self, name: str, seed: int, options):
-        root, data, limit = options.data_root, options.settings[name].data, options.settings[name].images or options.limit
+        root, data = options.data_root, options.settings[name].data
         self.name, self.seed, self.options = name, seed, options
-        train = cofire.data.load(data, "train", root=root, limit=limit)
+        train = cofire.data.load(data, "train", root=root, limit=options.limit)
         self.train, self.net = shuffled(train, seed), trained(name, train, seed, options)
         test = shuffled(cofire.data.load(data, "test", root=root), 0)
         self.choose = list(test.subset(range(options.test)).batches(250))
@@ -426,7 +418,7 @@ def main() -> None:
     options.settings = QUICK if options.quick else NETS
     if options.quick:
         options.test, options.known, options.tune = 100, 500, 500
-    for name in options.nets or [name for name in USUAL if name in options.settings]:
+    for name in options.nets or options.settings:
         for seed in options.seeds:
             bench = Bench(name, seed, options)
             for part in options.parts:
