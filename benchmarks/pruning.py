@@ -347,6 +347,8 @@ def page(result: dict) -> str:
     lines += ["| --- | --- | --: | --: | --: | --: | --: |"]
     for name in nets:
         of_net = [row for row in rows if row["net"] == name]
+        if not {"torch-pruning", "cofire"} <= {row["source"] for row in of_net}:
+            continue
         by, way = best_peer(of_net)
         peer = mean(row["removable"] for row in of_net if (row["by"], row["way"]) == (by, way))
         cells = []
