@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import cofire
 from cofire import cli, plots
 from cofire.ablation import curves_of
+from cofire.checkpointing import History
 from cofire.errors import InputError
 from cofire.trajectories import Trajectory
 
@@ -110,6 +111,28 @@ def test_units_without_a_number_are_left_out_of_violins():
     stats = cofire.FiringStats.from_activations({"a": nothing, "b": torch.zeros(40, 3)}, torch.arange(40) % 2, classes=2)
     figure = plots.violins(stats)
     assert len(figure.axes) == 3
+
+
+def test_numbers_by_layer_are_violins_too():
+    figure = plots.distributions({"size": {"a": [1.0, 2.0, 4.0, float("nan")], "b": [], "c": [3.0, 3.0]}})
+    (axes,) = figure.axes
+    medians = [lines for lines in axes.collections if type(lines).__name__ == "LineCollection"]
+    assert [tuple(lines.get_segments()[0].mean(0)) for lines in medians] == [(0.0, 2.0), (2.0, 3.0)]
+
+
+def test_losses_and_accuracies_are_lines_of_their_epochs():
+    nan = float("nan")
+    histories = {
+        "one": History([0, 1, 2], [nan, 2.0, 1.0], [nan, 0.25, 0.5], [0.1, 0.2, 0.4], []),
+        "two": History([0, 1], [nan, 3.0], [nan, 0.125], [nan, nan], []),
+    }
+    losses, accuracies = plots.learning(histories).axes
+    assert [line.get_ydata()[1:].tolist() for line in losses.lines] == [[2, 1], [3]]
+    drawn = {line.get_label(): line.get_ydata() for line in accuracies.lines}
+    assert list(drawn) == ["one", "one, test", "two"]
+    assert drawn["one, test"] == pytest.approx([10, 20, 40])
+    with pytest.raises(InputError, match="a figure needs at least one training"):
+        plots.learning({})
 
 
 def test_a_training_has_its_measure_and_its_accuracy(tmp_path):

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cofire.checkpointing import History
 from cofire.curves import Curve
 from cofire.errors import InputError
 from cofire.files import atomic
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "form_of", "save", "trainings", "violins"]
+__all__ = ["curves", "distributions", "form_of", "learning", "save", "trainings", "violins"]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which colour-blind readers tell apart."""
@@ -105,19 +108,69 @@ def violins(
     for measure in measures:
         if measure not in offered:
             raise InputError(f"a measure is one of {', '.join(offered)}", f"found {measure!r}")
-    figure, grid = _grid(1, len(measures), sharey=False)
-    for axes, measure in zip(grid[0], measures, strict=True):
-        for place, layer in enumerate(stats):
-            values = units[layer][measure].dropna().to_numpy()
-            if len(values):
-                axes.violinplot([values], [place], showmedians=True, showextrema=False, widths=0.8)
+    return distributions({measure: {layer: units[layer][measure].tolist() for layer in stats} for measure in measures})
+
+
+def distributions(values: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
+    """Violins of numbers: a panel for each measure, a violin with its median per layer; NaN is left out.
+
+    Args:
+        values: Numbers by measure and layer.
+    """
+    figure, grid = _grid(1, len(values), sharey=False)
+    for axes, (measure, layers) in zip(grid[0], values.items(), strict=True):
+        for place, found in enumerate(layers.values()):
+            known = [value for value in found if value == value]
+            if known:
+                axes.violinplot([known], [place], showmedians=True, showextrema=False, widths=0.8)
         for drawn in axes.collections:
             drawn.set(color=_COLOURS[0])
-        axes.set_xticks(
-            range(len(stats)), list(stats), rotation=45 if len(stats) > 3 else 0, ha="right" if len(stats) > 3 else "center"
-        )
+        crowded = len(layers) > 3
+        axes.set_xticks(range(len(layers)), list(layers), rotation=45 if crowded else 0, ha="right" if crowded else "center")
         axes.set(title=measure, ylabel=next((row.unit for row in MEASURES if row.name == measure), ""))
     return figure
+
+
+def learning(histories: Mapping[str, History]) -> "Figure":
+    """Loss and accuracy over the epochs of trainings, each a line; dashed on test data.
+
+    Source:
+        The form of paper 004's figures of its trainings.
+
+    Args:
+        histories: From :func:`cofire.fit`, by name.
+
+    Raises:
+        InputError: No histories.
+
+    >>> import cofire
+    >>> net = cofire.zoo.model("fcnn:64-16-10", seed=0)
+    >>> history = cofire.fit(net, cofire.data.load("digits", limit=200), epochs=2, seed=0, progress=False)
+    >>> [axes.get_title() for axes in learning({"one": history}).axes]
+    ['loss', 'accuracy']
+    """
+    if not histories:
+        raise InputError("a figure needs at least one training", "found none")
+    figure, grid = _grid(1, 2, sharey=False)
+    losses, accuracies = grid[0]
+    for at, (name, history) in enumerate(histories.items()):
+        colour = _COLOURS[at % len(_COLOURS)]
+        losses.plot(history.epochs, _numbers(history.train_loss), color=colour, label=name)
+        accuracies.plot(history.epochs, 100 * _numbers(history.train_accuracy), color=colour, label=name)
+        tested = 100 * _numbers(history.test_accuracy)
+        if np.isfinite(tested).any():
+            accuracies.plot(history.epochs, tested, "--", color=colour, label=f"{name}, test")
+    losses.set(title="loss", ylabel="nats")
+    accuracies.set(title="accuracy", ylabel="%")
+    for axes in grid[0]:
+        axes.set_xlabel("epoch")
+        axes.locator_params("x", integer=True)
+    _legend(figure, [[accuracies]])
+    return figure
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], float)
 
 
 def trainings(

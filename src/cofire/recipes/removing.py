@@ -1,12 +1,14 @@
 """Paper 004 again: sigmoid nets, units removed in the order of entropy, information and selectivity."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
 
 from cofire import data, plots, zoo
 from cofire.ablation import ablate, curves_of
+from cofire.checkpointing import History
 from cofire.correlations import rank_correlation
 from cofire.curves import Curve
 from cofire.information import firing_entropy, kl_selectivity, mutual_information
@@ -40,8 +42,8 @@ def run(settings: Settings) -> Found:
         for seed in range(settings.seeds):
             net = zoo.model(f"zoo:{name}", seed=seed)
             folder = settings.folder / f"{name}-{seed}"
-            fit(
-                net, train, epochs=epochs, lr=1e-3, weight_decay=1e-3, seed=seed, checkpoints=folder, every=epochs,
+            history = fit(
+                net, train, held, epochs=epochs, lr=1e-3, weight_decay=1e-3, seed=seed, checkpoints=folder, every=epochs,
                 progress=False,
             )  # fmt: skip
             stats = record(net, held.batches(256), progress=False)
@@ -52,6 +54,7 @@ def run(settings: Settings) -> Found:
             rows += _as_they_are(net, test, stats, name, seed)
             rows += _wrong_sign(net, test, stats, name, seed)
             rows += _levels(stats, name, seed)
+            rows.append({"net": name, "seed": seed, "history": {**asdict(history), "seconds": []}})
             settings.say(f"{name}, seed {seed}: test accuracy {float(curves[0].accuracy[0]):.2%}")
     scale = f"The paper's sizes: {cut:,} training and {len(held):,} held-out images, {epochs} epochs, Adam at 1e-3 with weight "
     scale += f"decay 1e-3; curves at {_POINTS} points in place of every one."
@@ -60,7 +63,7 @@ def run(settings: Settings) -> Found:
 
 def draw(numbers: Sequence[dict]) -> dict[str, "Figure"]:
     """The curves of each net: figures 6 to 22 of the paper, over seeds; the last two as the paper has them, and by shares."""
-    figures = {}
+    figures = _before(numbers)
     spread = "mean over seeds, with the least and the largest"
     for net, title in _NETS.items():
         found: dict[tuple[str, str, str, str], list[list[float]]] = {}
@@ -76,6 +79,22 @@ def draw(numbers: Sequence[dict]) -> dict[str, "Figure"]:
             found[_RAW, "mean", "random", "random"] = found["all", "mean", "random", "random"]
             figures[f"{title}, all layers at once, scores of different layers compared as the paper does: {spread}."] = (
                 plots.curves([_drawn(*key, runs) for key, runs in found.items() if key[0] == _RAW], {_RAW: "all layers"})
+            )
+    return figures
+
+
+def _before(numbers: Sequence[dict]) -> dict[str, "Figure"]:
+    """What the paper shows before it removes units: trainings, and how the measures are distributed."""
+    figures = {}
+    for net, title in _NETS.items():
+        mine = [row for row in numbers if row["net"] == net]
+        histories = {f"seed {row['seed']}": History(**row["history"]) for row in mine if "history" in row}
+        if histories:
+            figures[f"{title}: cost and accuracy in training, dashed on images left out."] = plots.learning(histories)
+        units = [row for row in mine if "units" in row]
+        if units:
+            figures[f"{title}: the measures over the units of each layer, in the net of seed 0."] = plots.distributions(
+                {measure: {row["layer"]: row["units"] for row in units if row["level"] == measure} for measure in _MEASURES}
             )
     return figures
 
@@ -121,11 +140,13 @@ def _wrong_sign(net, test, stats: FiringStats, name: str, seed: int) -> list[dic
 
 
 def _levels(stats: FiringStats, name: str, seed: int) -> list[dict]:
-    return [
-        {"net": name, "seed": seed, "layer": layer, "level": measure, "mean": round(float(function(stats[layer]).mean()), 4)}
-        for layer in stats
-        for measure, function in _MEASURES.items()
-    ]
+    found = []
+    for layer in stats:
+        for measure, function in _MEASURES.items():
+            values = function(stats[layer])
+            row = {"net": name, "seed": seed, "layer": layer, "level": measure, "mean": round(float(values.mean()), 4)}
+            found.append(row if seed else {**row, "units": [round(value, 4) for value in values.tolist()]})
+    return found
 
 
 class _Cases:
