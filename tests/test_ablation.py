@@ -273,6 +273,19 @@ def test_layers_mix_by_equal_shares_or_by_raw_scores():
     assert [layer for layer, _ in raw] == ["a", "a", "b", "b", "b", "b"]
 
 
+def test_of_curves_that_start_without_some_units_nobody_says_how_many_can_go():
+    net, (x, y) = fitted(12, 20, 4), blobs(seed=1)
+    stats = cofire.record(net, batched(*blobs()), progress=False)
+    found = [
+        cofire.ablate(net, batched(x, y), stats, "std", order=order, steps=[5, 20], seeds=2, progress=False)
+        for order in ("ascending", "random")
+    ]
+    (said,) = curve_findings(found)
+    assert "over the shares removed, the least of which is 25%. Removing at random gives" in said.text
+    assert "can go" not in said.text
+    assert {"removable", "random_removable"}.isdisjoint(said.numbers)
+
+
 class Branches(nn.Module):
     """Two branches of the same width, side by side: each later convolution of that width reads another layer first."""
 

@@ -75,13 +75,18 @@ class Curve:
             return float(self.accuracy[0])
         return float(torch.trapezoid(self.accuracy, self.removed.double())) / width
 
+    @property
+    def from_whole(self) -> bool:
+        """Whether it starts with all units."""
+        return not int(self.removed[0])
+
     def removable(self, loss: float = 0.01) -> int:
         """Units that can go before accuracy first falls by more than ``loss`` (0.01 is one point), by the steps measured.
 
         Raises:
             InputError: The accuracy with all units was not measured.
         """
-        if self.removed[0]:
+        if not self.from_whole:
             raise InputError(
                 "how many units can go takes the accuracy with all of them",
                 f"the curve starts without {int(self.removed[0]):,}", "Name 0 among the steps.",
@@ -109,8 +114,8 @@ class Curve:
     def __repr__(self) -> str:
         where = self.layers[0] if len(self.layers) == 1 else f"{len(self.layers)} layers"
         first, last, gone = float(self.accuracy[0]), float(self.accuracy[-1]), int(self.removed[-1])
-        start = f"without {int(self.removed[0]):,} of" if self.removed[0] else "with all"
-        can = "" if self.removed[0] else f"; {self.removable():,} can go at one point"
+        start = "with all" if self.from_whole else f"without {int(self.removed[0]):,} of"
+        can = f"; {self.removable():,} can go at one point" if self.from_whole else ""
         return (
             f"Curve({self.by} {self.order}, fill {self.fill}, {where}: {first:.2%} {start} {self.units:,} units, {last:.2%} "
             f"without {gone:,}{can})"

@@ -33,15 +33,21 @@ def _group(curves: list[Curve]) -> Iterator[Finding]:
     text = (
         f"In {where}, with removed units {held}, removing by {_said(best)} keeps accuracy longest: {best.area:.1%} on average "
     )
-    text += f"over all shares removed, and {best.removable():,} of {best.units:,} units "
-    text += f"can go at one point of {float(best.accuracy[0]):.1%}."
-    numbers = {"area": best.area, "removable": best.removable(), "units": best.units}
+    numbers = {"area": best.area, "units": best.units}
+    if best.from_whole:
+        text += f"over all shares removed, and {best.removable():,} of {best.units:,} units "
+        text += f"can go at one point of {float(best.accuracy[0]):.1%}."
+        numbers["removable"] = best.removable()
+    else:
+        text += f"over the shares removed, the least of which is {int(best.removed[0]) / best.units:.0%}."
     if random is not None:
         spread = float(random.accuracies.mean(1).std()) if len(random.accuracies) > 1 else 0.0
         far = 2 * math.hypot(spread, point / 2)
-        numbers |= {"random_area": random.area, "random_removable": random.removable()}
-        gain = best.area - random.area
-        text += f" Removing at random gives {random.area:.1%} and {random.removable():,} units"
+        numbers["random_area"], gain = random.area, best.area - random.area
+        text += f" Removing at random gives {random.area:.1%}"
+        if random.from_whole:
+            numbers["random_removable"] = random.removable()
+            text += f" and {random.removable():,} units"
         text += "." if gain > far else ": no order is better than chance here."
         worse = [_said(curve) for curve in ranked if curve.area < random.area - far]
         if worse:

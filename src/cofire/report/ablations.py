@@ -15,7 +15,8 @@ def ablation_contents(curves: Sequence[Curve]) -> list[dict[str, Any]]:
             "by": curve.by, "order": curve.order, "fill": curve.fill, "layers": list(curve.layers), "units": curve.units,
             "samples": curve.samples, "runs": len(curve.accuracies), "removed": curve.removed.tolist(),
             "accuracy": curve.accuracy.tolist(), "least": curve.band[0].tolist(), "most": curve.band[1].tolist(),
-            "loss": curve.loss.tolist(), "area": curve.area, "removable": curve.removable(), "notes": list(curve.notes),
+            "loss": curve.loss.tolist(), "area": curve.area,
+            "removable": curve.removable() if curve.from_whole else None, "notes": list(curve.notes),
         }
         for curve in curves
     ]  # fmt: skip

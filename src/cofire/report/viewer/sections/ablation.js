@@ -83,8 +83,9 @@ function table({ curves, group }, colour, emphasise) {
       h(
         "td",
         { "data-value": curve.removable },
-        count(curve.removable),
-        h("small", null, ` ${percent(curve.removable / group.units, 0)}`),
+        curve.removable === null
+          ? "–"
+          : [count(curve.removable), h("small", null, ` ${percent(curve.removable / group.units, 0)}`)],
       ),
       SHARES.map((share) => cell(curve, share)),
     );
