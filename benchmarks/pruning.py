@@ -5,8 +5,8 @@
     python benchmarks/pruning.py --data-root data --quick --output pruning.json    # minutes; checks that it runs
 
 Writes benchmarks/pruning.json and the table of docs/ablation.md after every net. Nets are trained once and kept in --cache.
-ResNet-18 and VGG-16 have a quarter of the usual width, and training is short. No number is
-tuned on the test images that the tables are of; the best of torch-pruning's rows is chosen on others.
+ResNet-18 and VGG-16 have a quarter of the usual width, and training is short. No number is tuned on the test images that the
+tables are of; the best of torch-pruning's rows is chosen on others.
 """
 
 import argparse

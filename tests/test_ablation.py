@@ -230,6 +230,26 @@ def test_modules_before_a_layer_run_once_for_each_batch():
     assert all("forward" in vars(module) for module in net.modules())  # as they were given
 
 
+def test_where_a_batch_does_not_come_to_the_first_layer_nothing_is_kept():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Sequential(nn.Linear(6, 6), nn.ReLU()), nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+            self.head = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.head(self.second(self.first(x) if x.sum() > 0 else x))
+
+    net, x, y = Sometimes().eval(), torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+    stats = cofire.record(net, [(x + 1, y)], progress=False)
+    both = cofire.ablate(net, [(x + 1, y), (x - 1, y)], stats, "std", steps=[0, 14], progress=False)
+    with torch.no_grad():
+        constant = stats["second.1"].sum.sum(0) / 60
+        last = net.head(constant.float()[None]).argmax(1)
+    assert float(both.accuracy[-1]) == float((last == y).double().mean())
+
+
 def test_a_model_whose_pass_fails_is_left_as_it_was():
     net = Branched().eval()
     x, y = torch.randn(20, 3, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 4

@@ -171,24 +171,9 @@ def curves_of(
             runs = [(name, way) for name in named for way in (("ascending",) if name in ASCENDING else directions)]
             for name, way in [*runs, ("random", "random")]:
                 states.append(Resumable(None if resume is None else Path(resume) / f"curve-{len(curves):03d}.safetensors"))
-                curves.append(
-                    _curve(
-                        model,
-                        batches,
-                        stats,
-                        name,
-                        way,
-                        group,
-                        held,
-                        steps,
-                        seeds,
-                        "shares",
-                        seed,
-                        device,
-                        progress,
-                        states[-1],
-                    )
-                )
+                curves.append(_curve(
+                    model, batches, stats, name, way, group, held, steps, seeds, "shares", seed, device, progress, states[-1],
+                ))  # fmt: skip
     for state in states:
         state.done()
     return curves

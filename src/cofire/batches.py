@@ -65,14 +65,18 @@ class Batch:
         return Batch(inputs, torch.cat([batch.labels for batch in batches]), torch.cat(masks) if masks else None)
 
 
-def check_readable_again(batches: Iterable) -> None:
+def check_readable_again(batches: Iterable, name: str = "batches") -> None:
     """Raise where batches can be read only once.
+
+    Args:
+        batches: The batches.
+        name: What they are called.
 
     Raises:
         InputError: They are an iterator.
     """
     if iter(batches) is batches:  # type: ignore[comparison-overlap]
-        raise InputError("batches must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
+        raise InputError(f"{name} must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
 
 
 def as_batch(item: Any, device: torch.device | None, classes: int | None, place: str) -> Batch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cofire.batches import check_readable_again
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.errors import CofireWarning, InputError
@@ -95,8 +96,8 @@ def boost(
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
-        if given is not None and iter(given) is given:  # type: ignore[comparison-overlap]
-            raise InputError(f"{name} must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
+        if given is not None:
+            check_readable_again(given, name)
     copied = copy.deepcopy(unwrap(model)) if controls else None  # before hooks are on it
     with Reader(model, stats, _chosen(stats, layers, 1 if method == "paper" else len(stats)), device) as reader:
         fitting = _Fitting(reader, batches, validation, features, seed, progress)

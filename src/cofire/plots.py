@@ -155,9 +155,9 @@ def learning(histories: Mapping[str, History]) -> "Figure":
     losses, accuracies = grid[0]
     for at, (name, history) in enumerate(histories.items()):
         colour = _COLOURS[at % len(_COLOURS)]
-        losses.plot(history.epochs, _numbers(history.train_loss), color=colour, label=name)
-        accuracies.plot(history.epochs, 100 * _numbers(history.train_accuracy), color=colour, label=name)
-        tested = 100 * _numbers(history.test_accuracy)
+        losses.plot(history.epochs, history.train_loss, color=colour, label=name)
+        accuracies.plot(history.epochs, 100 * np.array(history.train_accuracy), color=colour, label=name)
+        tested = 100 * np.array(history.test_accuracy)
         if np.isfinite(tested).any():
             accuracies.plot(history.epochs, tested, "--", color=colour, label=f"{name}, test")
     losses.set(title="loss", ylabel="nats")
@@ -167,10 +167,6 @@ def learning(histories: Mapping[str, History]) -> "Figure":
         axes.locator_params("x", integer=True)
     _legend(figure, [[accuracies]])
     return figure
-
-
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], float)
 
 
 def trainings(

@@ -18,9 +18,9 @@ __all__ = ["kept_before"]
 def kept_before(taps: Taps, batch: Batch, layer: str) -> Iterator[None]:
     """Within it, modules that are through before a layer begins give again what they gave on the batch, and compute nothing.
 
-    It runs the model once. A module is kept where it is called once and gives one tensor; of modules within each other the
-    outermost. What parents compute between them, such as sums and functional activations, runs each time. Afterwards the model
-    is as it was.
+    It runs the model once; where that does not come to the layer, nothing is kept. A module is kept where it is called once and
+    gives one tensor; of modules within each other the outermost. What parents compute between them, such as sums and functional
+    activations, runs each time. Afterwards the model is as it was.
 
     Args:
         taps: Watching the model, their ``edit`` free.
@@ -50,7 +50,7 @@ def kept_before(taps: Taps, batch: Batch, layer: str) -> Iterator[None]:
         taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
     with ExitStack() as patches:
         for module, output in found.items():
-            if calls[module] == 1:
+            if reached and calls[module] == 1:
                 patches.enter_context(_giving(module, output))
         yield
 

@@ -108,10 +108,15 @@ def _findings(rows: list[dict], left: str) -> list[Finding]:
 def _communities_grow(rows: list[dict]) -> list[Finding]:
     """What the paper reads off its table 3."""
     true, mixed = (
-        [row["pearson"] for row in rows if row["measure"] == "nodes_per_community" and NETS[row["net"]].shuffled is shuffled]
+        [
+            row["pearson"]
+            for row in rows
+            if row["measure"] == "nodes_per_community"
+            and NETS[row["net"]].shuffled is shuffled
+            and not math.isnan(row["pearson"])  # as where it is constant
+        ]
         for shuffled in (False, True)
     )
-    true, mixed = ([pearson for pearson in of if not math.isnan(pearson)] for of in (true, mixed))  # NaN where it is constant
     rose, flat = sum(pearson > 0 for pearson in true), sum(abs(pearson) < 0.3 for pearson in mixed)
     said = "Pearson of the mean number of nodes per community"
     return [

@@ -35,6 +35,10 @@ __all__ = [
 _TESTS = 10_000  # pictures in the test set of each of the recipes' data
 
 
+Draw = Callable[[Sequence[dict]], Mapping[str, "Figure"]]
+"""Makes figures, by what they show, of the numbers of a recipe."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a recipe is run.
@@ -146,7 +150,7 @@ def mean_and_range(values: Sequence[float], digits: int = 2) -> str:
     return mean if len(known) == 1 else f"{mean} ({min(known):.{digits}f} to {max(known):.{digits}f})"
 
 
-def write(name: str, title: str, settings: Settings, found: Found, out: Path, draw: "Draw | None" = None) -> tuple[Path, Path]:
+def write(name: str, title: str, settings: Settings, found: Found, out: Path, draw: Draw | None = None) -> tuple[Path, Path]:
     """Write a recipe's page, the numbers behind it, and its figures.
 
     Args:
@@ -169,10 +173,6 @@ def write(name: str, title: str, settings: Settings, found: Found, out: Path, dr
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     return put(name, title, {**said, **held(found)}, out, draw)
-
-
-Draw = Callable[[Sequence[dict]], Mapping[str, "Figure"]]
-"""Makes figures, by what they show, of the numbers of a recipe."""
 
 
 def put(name: str, title: str, whole: dict[str, Any], out: Path, draw: Draw | None = None) -> tuple[Path, Path]:
