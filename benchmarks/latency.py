@@ -4,9 +4,9 @@
     python benchmarks/latency.py --rounds 3 --output latency-small.json
     python benchmarks/latency.py --quick        # two rounds, one picture at a time; writes no file unless told where
 
-One thread, processor time, 224 x 224 pictures, random weights. The head reads all 49 hidden activations, as many units of them
-as a boost reads by default; its weights are random, which changes no time. Writes benchmarks/latency.json and its table on
-docs/benchmarks.md.
+One thread, processor time, 224 x 224 pictures, random weights. The head reads all units of all 49 hidden activations, hashed into
+as many numbers as a boost fits by default; its weights are random, which changes no time. Writes benchmarks/latency.json and its
+table on docs/benchmarks.md.
 """
 
 # ruff: noqa: E402
@@ -26,13 +26,13 @@ from _timing import spread
 
 import cofire
 from cofire.boosted import Boosted, Rereading, plan_of
-from cofire.hidden import blocks_of
+from cofire.hidden import columns_of
 from cofire.readings import Reader
 from cofire.stacking import Stack
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
-FEATURES = 4096
+FEATURES = 2048
 
 
 def boosted_resnet(classes: int = 1000) -> tuple[torch.nn.Module, Boosted, int]:
@@ -44,10 +44,10 @@ def boosted_resnet(classes: int = 1000) -> tuple[torch.nn.Module, Boosted, int]:
     with Reader(net, stats) as reader:
         reader.taps.forward(pictures, 20, lambda *_: None)
         plan = plan_of(reader.taps, dict.fromkeys(stats, 0.0), "logits")
-    blocks = blocks_of(stats, list(stats), FEATURES)
-    weights = torch.randn(sum(block.width for block in blocks) + 1, classes, dtype=torch.float64) / 100
-    head = Rereading.of(Stack(1.0, 0.1, torch.zeros(classes, dtype=torch.float64)), blocks, weights).requires_grad_(False)
-    return net, Boosted(net, head, plan, {}), sum(len(block.units) for block in blocks)
+    columns = columns_of(stats, list(stats), FEATURES)
+    weights = torch.randn(columns.width + 1, classes, dtype=torch.float64) / 100
+    head = Rereading.of(Stack(1.0, 0.1, torch.zeros(classes, dtype=torch.float64)), columns, weights).requires_grad_(False)
+    return net, Boosted(net, head, plan, {}), columns.numbers
 
 
 def seconds(model: torch.nn.Module, pictures: torch.Tensor) -> float:

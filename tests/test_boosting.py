@@ -19,12 +19,12 @@ from cofire.boosting import _MIDDLE, _Fitting
 from cofire.controls import keep
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
 from cofire.gains import are_gains, words_of
-from cofire.hidden import blocks_of, rows
+from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
 from cofire.residuals import RIDGES, Corrector, Sums
 from cofire.scoring import accuracy, log_loss, mcnemar
-from cofire.stacking import cross_fitted, folds_of, stacked
+from cofire.stacking import Stack, cross_fitted, folds_of, stacked
 
 
 class Damaged(nn.Module):
@@ -406,9 +406,11 @@ def test_units_come_before_shares_of_firing_positions():
     stats = cofire.record(net, [(torch.randn(40, 1, 6, 6), torch.arange(40) % 2)], progress=False)
     read = {}
     for features in (22, 21, 14, 7):
-        read[features] = [(len(block.units), block.share) for block in blocks_of(stats, list(stats), features)]
+        columns = columns_of(stats, list(stats), features)
+        read[features] = [(block.width, block.share) for block in columns.blocks], columns.width
     assert read == {
-        22: [(8, True), (6, False)], 21: [(8, False), (6, False)], 14: [(8, False), (6, False)], 7: [(4, False), (3, False)]
+        22: ([(16, True), (6, False)], 22), 21: ([(8, False), (6, False)], 14), 14: ([(8, False), (6, False)], 14),
+        7: ([(8, False), (6, False)], 7),
     }  # fmt: skip
 
 
@@ -422,7 +424,7 @@ def test_few_samples_take_a_ridge_beyond_the_first_ones():
     batches, held, _ = split(x, y)
     stats = cofire.record(wide, batches, progress=False)
     with Reader(wide, stats) as reader:
-        fitting = _Fitting(reader, batches[:1], held, 4096, 0, False)
+        fitting = _Fitting(reader, batches[:1], held, 2048, 0, False)
         fitting.sum(False)
         fitting.steps()
     assert RIDGES[fitting.place] > RIDGES[_MIDDLE]
@@ -448,13 +450,12 @@ def test_the_linear_probe_reads_all_units_of_its_layer():
     net, x, y = problem(13)
     batches, held, test = split(x, y)
     stats = cofire.record(net, batches, progress=False)
-    for features in (4096, 5):
+    found = []
+    for features in (2048, 5):
         better = cofire.boost(net, batches, stats, validation=held, test=test, features=features, progress=False)
         table = better.summary().set_index(["split", "method"]).accuracy
-        probe = table["test", "all hidden layers by gradients" if features == 4096 else "last hidden layer"]
-        if features == 4096:
-            whole = probe
-    assert probe == pytest.approx(whole, abs=5e-3)
+        found.append(table["test", "all hidden layers by gradients"])
+    assert found[0] == found[1]
 
 
 def test_the_linear_probe_stays_where_all_layers_are_cut_to_as_many_numbers():
@@ -513,11 +514,12 @@ def test_rows_that_are_not_kept_are_not_held_elsewhere(monkeypatch):
 
     def counted(*given):
         nonlocal most
-        made.add(found := rows(*given))
+        made.add(found := plain(*given))
         most = max(most, len(made))
         return found
 
-    monkeypatch.setattr("cofire.keeping.rows", counted)
+    plain = Columns.plain
+    monkeypatch.setattr(Columns, "plain", counted)
     monkeypatch.setattr("cofire.keeping._ROOM", 0)
     cofire.boost(net, batches[:3], stats, validation=held, controls=False, progress=False)
     assert most < 5  # of fifteen batches
@@ -529,12 +531,12 @@ def test_a_folded_head_gives_the_scores_of_the_rows(tmp_path):
     stats = cofire.record(net, fit, progress=False)
     better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
     assert better.gained
-    blocks = blocks_of(stats, list(stats), 4096)
+    columns = columns_of(stats, list(stats), 2048)
     with Reader(net, stats) as reader:
         reading = reader.unlabelled(test[0][0])
     found = better(test[0][0])
-    weights = better.head.weights0.double()
-    plain = rows(blocks, reading.units, reading.firing).double() * blocks[0].scale + blocks[0].mean
+    weights = better.head.weights.double()
+    plain = columns.plain(reading.units, reading.firing).double() * columns.blocks[0].scale + columns.blocks[0].mean
     wanted = float(better.head.factor) * reading.logits.double() + plain @ weights + better.head.intercept.double()
     assert torch.allclose(found.double(), wanted, atol=1e-4)
 
@@ -639,21 +641,52 @@ def test_a_boosted_model_reads_what_was_recorded(make, layers, tmp_path):
     assert better.gained
     with Reader(net, stats) as reader:
         reading = reader.unlabelled(x)
-    units = {name: reading.units[name][:, chosen] for name, chosen in better.head.chosen.items()}
-    wanted = better.head(reading.logits, units, reading.firing)
+    wanted = better.head(reading.logits, reading.units, reading.firing)
     assert torch.allclose(better(x), wanted, atol=1e-5)
     better.save(tmp_path / "b.safetensors")
     assert torch.equal(cofire.load_boosted(net, tmp_path / "b.safetensors")(x), better(x))
 
 
-def test_few_features_are_those_that_say_most(tmp_path):
+def test_many_units_become_few_sums_with_random_signs(tmp_path):
     net, x, y = problem(4)
     fit, held, _ = split(x, y)
     stats = cofire.record(net, fit, progress=False)
     better = cofire.boost(net, fit, stats, validation=held, controls=False, features=6, progress=False)
-    wanted = cofire.mutual_information(stats["relu"]).topk(6).indices.sort().values
-    assert better.head.units0.tolist() == wanted.tolist()
-    assert any("6 of 24 hidden units" in word for word in better.words)
+    assert any("24 hidden units are hashed into 6 numbers" in word for word in better.words)
+    columns = columns_of(stats, list(stats), 6)
+    assert torch.bincount(columns.place).tolist() == [4] * 6
+    numbers = torch.randn(5, 24)
+    by_hand = torch.stack([(numbers * columns.sign)[:, columns.place == place].sum(1) for place in range(6)], 1)
+    assert torch.allclose(columns.of(numbers), by_hand, atol=1e-6)
+    assert not torch.equal(columns.place, columns_of(stats, list(stats), 6, seed=1).place)
+    better.save(tmp_path / "b.safetensors")
+    assert torch.equal(cofire.load_boosted(net, tmp_path / "b.safetensors")(x), better(x))
+
+
+def test_a_folded_head_of_sums_gives_the_scores_of_the_fit():
+    net, x, y = problem(1, 3000)
+    fit, _, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    columns = columns_of(stats, list(stats), 10)
+    weights = torch.randn(columns.width + 1, 3, dtype=torch.float64)
+    stack = Stack(0.7, 2.0, torch.randn(3, dtype=torch.float64))
+    head = Rereading.of(stack, columns, weights)
+    with Reader(net, stats) as reader:
+        reading = reader.unlabelled(x)
+    rows = columns.of(columns.plain(reading.units, reading.firing)).double()
+    wanted = stack(reading.logits, [rows @ weights[:-1] + weights[-1]])
+    assert torch.allclose(head(reading.logits, reading.units, reading.firing).double(), wanted, atol=1e-4)
+
+
+def test_hashing_keeps_inner_products_on_average():
+    net, x, y = problem(1)
+    stats = cofire.record(net, split(x, y)[0], progress=False)
+    numbers = torch.randn(6, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = [columns_of(stats, list(stats), 12, seed).of(numbers) for seed in range(2000)]
+    products = torch.stack([each @ each.T for each in found])
+    error = (products.mean(0) - numbers @ numbers.T).abs()
+    assert bool((error < 5 * products.std(0) / 2000**0.5 + 1e-9).all())
+    assert products.std(0).max() > 0.5  # each by itself is off
 
 
 def test_saved_in_one_process_and_loaded_in_another(tmp_path):
@@ -709,9 +742,10 @@ def test_a_boosted_resnet_in_onnx(tmp_path):
     batches = list(zip(x.split(32), y.split(32), strict=True))
     stats = cofire.record(net, batches, progress=False)
     better = cofire.boost(net, batches[:1], stats, validation=batches[1:2], controls=False, features=512, progress=False)
-    blocks = blocks_of(stats, list(stats), 512)
-    lots = torch.randn(sum(block.width for block in blocks) + 1, 4).double() / 30
-    better.head = Rereading.of(stacked(x[:9, 0, 0, :4], y[:9]), blocks, lots)
+    columns = columns_of(stats, list(stats), 512)
+    assert columns.width == 512 < columns.numbers
+    lots = torch.randn(columns.width + 1, 4).double() / 30
+    better.head = Rereading.of(stacked(x[:9, 0, 0, :4], y[:9]), columns, lots)
     import warnings
 
     with warnings.catch_warnings():

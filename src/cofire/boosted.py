@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from cofire import storage
 from cofire.batches import samples_in
 from cofire.errors import FileError, InputError
-from cofire.hidden import SHARE_MEAN, SHARE_SCALE, Block
+from cofire.hidden import SHARE_MEAN, SHARE_SCALE, Columns
 from cofire.listing import LayerInfo
 from cofire.pooling import Arrangement
 from cofire.probes import Auxiliary, proposed
@@ -33,57 +34,65 @@ class Rereading(nn.Module):
     Args:
         factor: Of the model's scores.
         intercept: Added to each class, [classes].
-        layers: For each layer the units that are read, [units], and their weights, [units, classes] or, with the shares of
-            firing positions below them, [2 units, classes].
+        layers: The layers that are read, and whether also the shares of positions at which their units fire.
+        weights: Of the numbers read, or of their sums, [columns, classes].
+        order: The numbers of the first sum, of the second and so on, int64 [columns, length]; by default they are the columns.
+        factors: Times what they go into the sums, [columns, length].
     """
 
-    def __init__(self, factor: float, intercept: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]] | None = None):
+    def __init__(
+        self, factor: float, intercept: Tensor, layers: Mapping[str, bool] | None = None, weights: Tensor | None = None,
+        order: Tensor | None = None, factors: Tensor | None = None,
+    ):  # fmt: skip
         super().__init__()
-        self.names = list(layers or {})
+        self.layers = dict(layers or {})
+        self.names, self.shares = list(self.layers), [name for name, share in self.layers.items() if share]
         self.factor: Tensor
         self.intercept: Tensor
+        self.weights: Tensor
+        self.order: Tensor | None
+        self.factors: Tensor
         self.register_buffer("factor", torch.tensor(float(factor)))
         self.register_buffer("intercept", intercept.float())
-        for index, (units, weights) in enumerate((layers or {}).values()):
-            self.register_buffer(f"units{index}", units)
-            self.register_buffer(f"weights{index}", weights.float())
+        self.register_buffer("weights", None if weights is None else weights.float())
+        self.register_buffer("order", order)
+        self.register_buffer("factors", None if factors is None else factors.float())
 
     @classmethod
-    def of(cls, stack: Stack, blocks: list[Block], weights: Tensor) -> "Rereading":
-        """The head of a stack and a correction of centred and scaled rows, both folded into plain weights.
+    def of(cls, stack: Stack, columns: Columns, weights: Tensor) -> "Rereading":
+        """The head of a stack and a correction of centred and scaled numbers, both folded into plain weights.
 
         Args:
             stack: How the correction and the model's scores are added.
-            blocks: What the rows hold.
-            weights: float64 [features + 1, classes], the last row the intercept.
+            columns: What the correction reads.
+            weights: float64 [columns + 1, classes], the last row the intercept.
         """
-        layers: dict[str, tuple[Tensor, Tensor]] = {}
-        intercept, start = stack.offset.to(weights) + stack.other * weights[-1], 0
-        for block in blocks:
-            count = len(block.units)
-            plain = stack.other * weights[start : start + count] / block.scale
-            intercept = intercept - block.mean.to(weights) @ plain
-            start += count
-            if block.share:
-                shares = stack.other * weights[start : start + count] / SHARE_SCALE
-                intercept, start = intercept - SHARE_MEAN * shares.sum(0), start + count
-                plain = torch.cat([plain, shares])
-            layers[block.layer] = block.units, plain
-        return cls(stack.own, intercept, layers)
-
-    @property
-    def chosen(self) -> dict[str, Tensor]:
-        """The units that are read, by layer."""
-        return {name: getattr(self, f"units{index}") for index, name in enumerate(self.names)}
+        means, scales = [], []
+        for block in columns.blocks:
+            means += [block.mean.cpu(), torch.full((block.width - len(block.mean),), SHARE_MEAN, dtype=torch.float64)]
+            scales += [torch.full_like(means[-2], block.scale), torch.full_like(means[-1], SHARE_SCALE)]
+        mean, scale, weights = torch.cat(means), torch.cat(scales), stack.other * weights.cpu()
+        intercept = stack.offset.cpu() + weights[-1] - (columns.of((mean / scale)[None]) @ weights[:-1])[0]
+        layers = {block.layer: block.share for block in columns.blocks}
+        if columns.place is None or columns.sign is None:
+            return cls(stack.own, intercept, layers, weights[:-1] / scale[:, None])
+        sums = [(columns.place == place).nonzero()[:, 0] for place in range(columns.width)]
+        order = pad_sequence(sums, batch_first=True)  # by number 0, times 0
+        factors = pad_sequence([(columns.sign / scale)[chosen] for chosen in sums], batch_first=True)
+        return cls(stack.own, intercept, layers, weights[:-1], order, factors)
 
     def forward(self, scores: Tensor, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Tensor:
-        """Boosted class scores [samples, classes], from the chosen units."""
+        """Boosted class scores [samples, classes]."""
         found = self.factor * scores + self.intercept
-        for index, name in enumerate(self.names):
-            weights = getattr(self, f"weights{index}")
-            rows = torch.cat([units[name], firing[name]], 1) if len(weights) > units[name].shape[1] else units[name]
-            found = found + rows.to(weights.dtype) @ weights
-        return found
+        if not self.layers:
+            return found
+        parts = [part[name] for name, share in self.layers.items() for part in ((units, firing) if share else (units,))]
+        numbers = torch.cat(parts, 1).to(self.weights.dtype)
+        if self.order is not None:  # not by index_add, which ONNX does not take with batches of any size
+            numbers = (
+                (numbers.index_select(1, self.order.flatten()) * self.factors.flatten()).unflatten(1, self.order.shape).sum(2)
+            )
+        return found + numbers @ self.weights
 
 
 class PaperHead(nn.Module):
@@ -99,7 +108,7 @@ class PaperHead(nn.Module):
     def __init__(self, probability: Mapping[str, Tensor], thresholds: Mapping[str, float], net: Auxiliary, scaled: bool):
         super().__init__()
         self.names, self.thresholds, self.net, self.scaled = list(probability), dict(thresholds), net, scaled
-        self.chosen: dict[str, Tensor] = {}  # all units
+        self.shares: list[str] = []  # what fires follows from the units
         self.probability: Tensor
         self.register_buffer("probability", torch.cat([probability[name] for name in self.names], 1).float())
 
@@ -139,7 +148,7 @@ class Boosted(nn.Module):
         if samples is None:
             raise InputError("inputs must hold a tensor", f"found {type(given).__name__}")
         thresholds = {name: self.plan["layers"][name]["threshold"] for name in self.head.names}
-        sight = Sight(thresholds, self.plan["pool"], mask, self.head.chosen)
+        sight = Sight(thresholds, self.plan["pool"], mask, self.head.shares)
         with torch.no_grad():
             output = self._run(given, samples, mask, sight)
             return self.head(scores_in(output, self.plan["form"]), *sight.all())
@@ -215,7 +224,7 @@ class Boosted(nn.Module):
             FileError: The folder does not exist or is not writable, or the disk is full.
         """
         head = self.head
-        kind = {"kind": "rereading"}
+        kind = {"kind": "rereading", "shares": getattr(head, "shares", [])}
         if isinstance(head, PaperHead):
             kind = {"kind": "paper", "thresholds": head.thresholds, "scaled": head.scaled}
         header = {"digest": digest(self.model), "head": {"names": head.names, **kind}, "plan": self.plan, "record": self.record}
@@ -257,8 +266,9 @@ def _head_of(tensors: dict[str, Tensor], header: dict[str, Any]) -> Rereading | 
         parts = dict(zip(sizes, wide.split(list(sizes.values()), 1), strict=True))
         head: Rereading | PaperHead = PaperHead(parts, said["thresholds"], Auxiliary(len(wide)), said["scaled"])
     else:
-        layers = {name: (tensors[f"units{i}"], tensors[f"weights{i}"]) for i, name in enumerate(said["names"])}
-        head = Rereading(1.0, tensors["intercept"], layers)
+        layers = {name: name in said["shares"] for name in said["names"]}
+        found = (tensors["weights"] if layers else None, tensors.get("order"), tensors.get("factors"))
+        head = Rereading(1.0, tensors["intercept"], layers, *found)
     head.load_state_dict(tensors)
     return head.requires_grad_(False)
 

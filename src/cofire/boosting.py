@@ -14,7 +14,7 @@ from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.errors import CofireWarning, InputError
 from cofire.gains import FEWEST, are_gains, class_rows, reliability_rows, rows_of, words_of
-from cofire.hidden import blocks_of, rows
+from cofire.hidden import columns_of
 from cofire.keeping import Rows
 from cofire.readings import Reader
 from cofire.residuals import RIDGES, Corrector, Sums
@@ -37,7 +37,7 @@ _MIDDLE = 3
 
 def boost(
     model: nn.Module, batches: Iterable, stats: FiringStats, validation: Iterable | None = None, method: str = "auto", *,
-    layers: int | str | Sequence[str] | None = None, test: Iterable | None = None, controls: bool = True, features: int = 4096,
+    layers: int | str | Sequence[str] | None = None, test: Iterable | None = None, controls: bool = True, features: int = 2048,
     scaled: bool = True, rate: float = 1e-4, seed: int = 0, device=None, progress: bool = True,
 ) -> Boosted:  # fmt: skip
     r"""A frozen model with a head that reads its hidden layers again, beside the controls that say what the head is worth.
@@ -62,12 +62,13 @@ def boost(
         stats: Firing statistics of the model on training data.
         validation: Labelled data that neither the model nor ``batches`` saw.
         method: "auto" or "paper".
-        layers: The hidden layers to read: names, or how many of the last; by default all ("auto") or the last ("paper").
+        layers: The hidden layers to read: names, or how many of the last; by default all ("auto") or the last ("paper", whose
+            controls read all).
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
-        features: Read at most so many numbers per sample, and at least one of each layer; the fit takes five to nine times its
-            square in memory, in float64. Above it, shares of firing positions are left out, and then every layer gives the
-            units that say most about the class.
+        features: Fit at most so many numbers per sample; the fit takes five to nine times its square in memory, in float64.
+            Where units and shares of firing positions are more, the shares are left out, and where the units are more, they
+            are hashed: each has a random sign, and goes into a random one of so many sums.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
         seed: Of everything that is drawn.
@@ -99,13 +100,14 @@ def boost(
         if given is not None:
             check_readable_again(given, name)
     copied = copy.deepcopy(unwrap(model)) if controls else None  # before hooks are on it
-    with Reader(model, stats, _chosen(stats, layers, 1 if method == "paper" else len(stats)), device) as reader:
+    asked = _chosen(stats, layers, 1 if method == "paper" else len(stats))
+    with Reader(model, stats, list(stats) if method == "paper" and controls else asked, device) as reader:
         fitting = _Fitting(reader, batches, validation, features, seed, progress)
         fitting.sum(controls)
         fitting.steps()
         paper, methods = None, {}
         if controls or method == "paper":
-            paper, methods = fitting.controls(copied, method, scaled, rate)
+            paper, methods = fitting.controls(copied, asked if method == "paper" else asked[-1:], scaled, rate)
         held = fitting.measured(fitting.validation, methods, fitting.weights)
         if both := len(fitting.validation.fingerprints & fitting.batches.fingerprints):
             warnings.warn(
@@ -129,7 +131,7 @@ def boost(
     if decision == "paper":
         head = paper  # type: ignore[assignment]
     elif decision == "auto":
-        head = Rereading.of(stacks["auto"], fitting.blocks, fitting.weights[stacks["auto"].place])
+        head = Rereading.of(stacks["auto"], fitting.columns, fitting.weights[stacks["auto"].place])
     split = table[-1]["split"]
     record = {
         "method": method, "decision": decision, "rows": table,
@@ -154,29 +156,26 @@ class _Fitting:
 
     def __init__(self, reader: Reader, batches: Iterable, validation: Iterable, features: int, seed: int, progress: bool):
         self.reader, self.stats, self.seed, self.progress = reader, reader.stats, seed, progress
-        self.blocks = blocks_of(reader.stats, reader.names, features)
+        self.columns = columns_of(reader.stats, reader.names, features, seed)
         self.batches = self.rows_of(batches, "boost, fitting")
         self.validation = self.rows_of(validation, "boost, held-out data")
         self.lots = torch.Generator().manual_seed(seed)
         self.notes: list[str] = []
         self.weights: Tensor = torch.empty(0)
         self.place = _MIDDLE
-        read, there = sum(len(block.units) for block in self.blocks), sum(reader.stats[name].units for name in reader.names)
-        if read < there:
-            self.notes.append(
-                f"It reads {read:,} of {there:,} hidden units, in every layer those that say most about the class."
-            )
+        if self.columns.width < self.columns.numbers:
+            self.notes.append(f"Its {self.columns.numbers:,} hidden units are hashed into {self.columns.width:,} numbers.")
 
     def rows_of(self, data: Iterable, what: str) -> Rows:
-        """The features of a data set."""
-        return Rows(self.reader, data, self.blocks, what, self.progress)
+        """The numbers of a data set."""
+        return Rows(self.reader, data, self.columns, what, self.progress)
 
     def sum(self, random: bool) -> None:
         """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
         classes, held = self.stats.classes, [(part.scores, part.labels) for part in self.validation]
         scores, labels = map(torch.cat, zip(*held, strict=True))
         calm = stacked(scores, labels).own
-        sums = Sums(sum(block.width for block in self.blocks), classes, self.reader.device)
+        sums = Sums(self.columns.width, classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
         self.random = torch.zeros_like(sums.gradient)
         shares = self.stats.class_counts.double() / self.stats.samples
@@ -234,14 +233,14 @@ class _Fitting:
             raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
         return best
 
-    def controls(self, copied: nn.Module | None, method: str, scaled: bool, rate: float):
-        """The paper's head, and the methods to stand beside the boost; all of them where there is a copy to train on."""
-        reader, names = self.reader, self.reader.names if method == "paper" else self.reader.names[-1:]
-        batches, row = self.batches.batches, lambda reading: rows(self.blocks, reading.units, reading.firing)
+    def controls(self, copied: nn.Module | None, names: list[str], scaled: bool, rate: float):
+        """The paper's head of some layers, and what stands beside the boost: all of it where there is a copy to train on."""
+        reader, last = self.reader, self.reader.names[-1]
+        batches, numbers = self.batches.batches, lambda reading: self.columns.plain(reading.units, reading.firing)
         parts = {"scores": lambda reading: reading.logits, "labels": lambda reading: reading.labels}
-        parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in names}
+        parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in {*names, last}}
         if copied is not None:
-            parts |= {"rows": row, "inputs": inputs_of}
+            parts |= {"numbers": numbers, "inputs": inputs_of}
         kept, share = keep(reader, batches, parts, self.corrector.sums.samples, self.seed, self.progress)
         if share < 1:
             self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
@@ -252,8 +251,8 @@ class _Fitting:
             methods["paper: predictions only"] = predictions_only(kept, self.stats.classes, self.seed)
             methods["paper: permuted units"] = lambda reading: [mixed(reading.logits, reading.units, reading.firing)]
             noise = self.corrector.as_before(self.random)
-            methods |= probes(kept, self.blocks, names[-1])
-            methods["random labels"] = lambda reading: _added(row(reading), noise)
+            methods |= probes(kept, self.columns, last)
+            methods["random labels"] = lambda reading: _added(self.columns.of(numbers(reading)), noise)
             try:
                 trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
             except (RuntimeError, ValueError) as error:  # of PyTorch: no parameters, no gradient, a batch of one to normalise

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cofire.batches import as_batch
 from cofire.boosted import PaperHead
 from cofire.firing import firing_probability
-from cofire.hidden import Block, rows
+from cofire.hidden import Columns
 from cofire.probes import Auxiliary, residual_probes, train_auxiliary
 from cofire.readings import Reader, Reading, scores_in
 from cofire.stats import FiringStats
@@ -68,22 +68,22 @@ def inputs_of(reading: Reading) -> Tensor:
     return first.flatten(1)[:, :_PIXELS].float()
 
 
-def probes(kept: dict[str, Tensor], blocks: list[Block], last: str) -> dict[str, Method]:
+def probes(kept: dict[str, Tensor], columns: Columns, last: str) -> dict[str, Method]:
     """Logistic regressions by gradients, beside the model's scores: on these alone, the inputs, the last layer, and all.
 
     Args:
-        kept: "rows" of features, "scores", "labels", "inputs" and the last layer's ``units of NAME``, of the same samples.
-        blocks: What the rows hold.
-        last: The last layer's name; of it all units are read, whatever the rows hold.
+        kept: "numbers" of all layers, "scores", "labels", "inputs" and the last layer's ``units of NAME``, of the same samples.
+        columns: What the numbers are.
+        last: The last layer's name.
     """
     units = kept[f"units of {last}"]
     sources: dict[str, tuple[Tensor, Callable[[Reading], Tensor]]] = {
         "class scores alone": (_centred(kept["scores"]), lambda reading: _centred(reading.logits)),
         "inputs": (kept["inputs"], inputs_of),
         "last hidden layer": (units, lambda reading: reading.units[last]),
-        "all hidden layers by gradients": (kept["rows"], lambda reading: rows(blocks, reading.units, reading.firing)),
+        "all hidden layers by gradients": (kept["numbers"], lambda reading: columns.plain(reading.units, reading.firing)),
     }
-    if len(blocks) == 1 and blocks[0].width == units.shape[1]:
+    if columns.numbers == units.shape[1]:
         sources.pop("last hidden layer")  # it is all of them
     return {name: _probe(values, kept, source) for name, (values, source) in sources.items()}
 

@@ -1,18 +1,17 @@
-"""Which hidden values of a sample are read again, and how they are scaled: a row of numbers from all layers."""
+"""Which hidden values of a sample are read again, how they are scaled, and how many of them become few."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cofire.firing import unit_spread
-from cofire.information import mutual_information
 from cofire.layer import LayerStats
 from cofire.stats import FiringStats
 
-__all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "blocks_of", "rows"]
+__all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "Columns", "columns_of"]
 
 SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
@@ -20,18 +19,16 @@ SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
 
 @dataclass(frozen=True)
 class Block:
-    """The units of one layer that are read.
+    """What is read of one layer: all its units.
 
     Args:
         layer: The layer's name.
-        units: Indices of the units, in rising order, int64 [units].
-        mean: Their means in the statistics, float64 [units].
+        mean: Means of the units in the statistics, float64 [units].
         scale: The layer's root mean variance: one number, so that units keep their proportions.
         share: Also read the share of positions at which a unit fires.
     """
 
     layer: str
-    units: Tensor
     mean: Tensor
     scale: float
     share: bool
@@ -39,49 +36,84 @@ class Block:
     @property
     def width(self) -> int:
         """How many numbers it gives per sample."""
-        return len(self.units) * (2 if self.share else 1)
+        return len(self.mean) * (2 if self.share else 1)
 
 
-def blocks_of(stats: FiringStats, layers: list[str], features: int) -> list[Block]:
-    """The units to read, with shares of firing positions beside means over them where both fit.
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a sample, and the columns that a fit has of it: the numbers as they are, or few sums of them.
 
-    Where all units do not fit, it is those of each layer that say most about the class; a unit's mean is worth more than its
-    share of firing positions.
+    Where every number has a random sign and goes into a random sum, inner products of samples stay as they are on average, and
+    a linear fit of the sums is nearly as good as one of all numbers.
+
+    Source:
+        Charikar et al. 2002, "Finding frequent items in data streams"; Weinberger et al. 2009, "Feature hashing for large scale
+        multitask learning".
+
+    Args:
+        blocks: By layer.
+        place: Which sum each number goes into, int64 [numbers]; None where the columns are the numbers.
+        sign: With which sign, float32 [numbers].
+    """
+
+    blocks: list[Block]
+    place: Tensor | None = None
+    sign: Tensor | None = None
+
+    @property
+    def numbers(self) -> int:
+        """Numbers read per sample."""
+        return sum(block.width for block in self.blocks)
+
+    @property
+    def width(self) -> int:
+        """Columns of a fit."""
+        return self.numbers if self.place is None else int(self.place.max()) + 1
+
+    def plain(self, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Float[Tensor, "samples numbers"]:
+        """The numbers of a batch, float32 or float64: centred, and scaled by layer.
+
+        Args:
+            units: Hidden units by layer, [samples, units].
+            firing: Share of positions at which they fire, likewise.
+        """
+        parts = []
+        for block in self.blocks:
+            values = units[block.layer]
+            parts.append((values - block.mean.to(values)) / block.scale)
+            if block.share:
+                parts.append((firing[block.layer] - SHARE_MEAN) / SHARE_SCALE)
+        return torch.cat(parts, 1)
+
+    def of(self, numbers: Float[Tensor, "samples numbers"]) -> Float[Tensor, "samples width"]:
+        """The columns of these numbers."""
+        if self.place is None or self.sign is None:
+            return numbers
+        place, signed = self.place.to(numbers.device), numbers * self.sign.to(numbers)
+        return numbers.new_zeros(len(numbers), self.width).index_add(1, place, signed)
+
+
+def columns_of(stats: FiringStats, layers: list[str], features: int, seed: int = 0) -> Columns:
+    """All units, with shares of firing positions beside means over them where both fit; hashed where the units do not.
 
     Args:
         stats: Statistics.
         layers: Their layers, input side first.
-        features: At most so many numbers per sample; every layer has the same share of its units cut.
+        features: At most so many columns.
+        seed: Of the signs and sums, of which each has equally many numbers but for one.
     """
     several = {name: stats[name].layout in ("conv", "tokens", "recurrent") and len(stats[name].shape) > 1 for name in layers}
     units = sum(stats[name].units for name in layers)
     shares = units + sum(stats[name].units for name in layers if several[name]) <= features
-    kept = min(1.0, features / max(units, 1))
-    return [_block(stats[name], max(1, math.floor(kept * stats[name].units)), shares and several[name]) for name in layers]
+    blocks = [_block(stats[name], shares and several[name]) for name in layers]
+    if units <= features:
+        return Columns(blocks)
+    lots = torch.Generator().manual_seed(seed)
+    place = torch.randperm(units, generator=lots) % features
+    return Columns(blocks, place, torch.randint(2, (units,), generator=lots) * 2.0 - 1)
 
 
-def _block(layer: LayerStats, count: int, share: bool) -> Block:
-    units = torch.arange(layer.units)
-    if count < layer.units:
-        units = mutual_information(layer).argsort(descending=True, stable=True)[:count].sort().values
+def _block(layer: LayerStats, share: bool) -> Block:
     mean, deviation = unit_spread(layer)
     scale = float(deviation.square().mean().sqrt())
-    return Block(layer.name, units, mean[units], scale if scale > 0 else 1.0, share)
-
-
-def rows(blocks: list[Block], units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Tensor:
-    """The numbers read from a batch, float32 or float64 [samples, features]: centred, and scaled by layer.
-
-    Args:
-        blocks: The units to read.
-        units: Hidden units by layer, [samples, units].
-        firing: Share of positions at which they fire, likewise.
-    """
-    parts = []
-    for block in blocks:
-        values = units[block.layer]
-        place = block.units.to(values.device)
-        parts.append((values[:, place] - block.mean.to(values)) / block.scale)
-        if block.share:
-            parts.append((firing[block.layer][:, place] - SHARE_MEAN) / SHARE_SCALE)
-    return torch.cat(parts, 1)
+    return Block(layer.name, mean, scale if scale > 0 else 1.0, share)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cofire.batches import fingerprints
-from cofire.hidden import Block, rows
+from cofire.hidden import Columns
 from cofire.readings import Reader, Reading
 
 __all__ = ["Part", "Rows"]
@@ -36,13 +36,13 @@ class Rows:
     Args:
         reader: The model's reader.
         batches: Labelled data that can be read more than once.
-        blocks: The hidden units to read.
+        columns: What is read of a sample.
         what: A word for the progress bar.
         progress: Show one on a terminal.
     """
 
-    def __init__(self, reader: Reader, batches: Iterable, blocks: list[Block], what: str, progress: bool = False):
-        self.reader, self.batches, self.blocks, self.what, self.progress = reader, batches, blocks, what, progress
+    def __init__(self, reader: Reader, batches: Iterable, columns: Columns, what: str, progress: bool = False):
+        self.reader, self.batches, self.columns, self.what, self.progress = reader, batches, columns, what, progress
         self.fingerprints: set[bytes] = set()
         """Of the samples, once they have been read."""
         self._kept: list[Part] | None = None
@@ -65,4 +65,5 @@ class Rows:
         """All that the model shows of each batch, read anew, beside its part."""
         for reading in self.reader.over(self.batches, self.what, self.progress):
             self.fingerprints |= set(fingerprints(reading.inputs))
-            yield reading, Part(rows(self.blocks, reading.units, reading.firing), reading.logits, reading.labels)
+            rows = self.columns.of(self.columns.plain(reading.units, reading.firing))
+            yield reading, Part(rows, reading.logits, reading.labels)

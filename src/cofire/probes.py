@@ -9,29 +9,28 @@ from torch import Tensor, nn
 
 __all__ = ["Auxiliary", "proposed", "residual_probes", "train_auxiliary"]
 
-_STEPS = 25
-
 
 def residual_probes(
     rows: Float[Tensor, "samples features"], scores: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"],
-    ridges: Sequence[float] = (1.0, 0.1, 0.01, 1e-3, 1e-4),
+    ridges: Sequence[float] = (1.0, 0.1, 0.01, 1e-3, 1e-4), steps: int = 25,
 ) -> Float[Tensor, "ridges rows classes"]:  # fmt: skip
     """Multinomial logistic regressions that add to the model's scores, one per ridge; the last row is the intercept.
 
-    With strong ridges nothing is added. Each starts from the one before; L-BFGS with 25 steps.
+    With strong ridges nothing is added. Each starts from the one before.
 
     Args:
         rows: Features.
         scores: The model's class scores.
         labels: True classes.
         ridges: Penalties of the squared weights, strongest first.
+        steps: Of L-BFGS, for each ridge.
     """
     own = scores.to(rows)
     weights = torch.zeros(rows.shape[1] + 1, own.shape[1], dtype=rows.dtype, device=rows.device)
     found = []
     for ridge in ridges:
         weights = weights.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([weights], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
 
         def loss(weights=weights, optimizer=optimizer, ridge=ridge) -> Tensor:
             optimizer.zero_grad()

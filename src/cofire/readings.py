@@ -1,6 +1,6 @@
 """A frozen model read batch by batch: its hidden units, its class scores and the labels, with nothing kept."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,25 +144,24 @@ class Sight:
         thresholds: The layers, and above what their units fire.
         pool: How positions become units.
         mask: Which tokens count.
-        chosen: Only these units of these layers; of layers with one position, whose firing follows from the units, no firing.
+        shares: The layers whose firing is asked for; by default all.
     """
 
-    def __init__(
-        self, thresholds: Mapping[str, float], pool: str, mask: Tensor | None, chosen: Mapping[str, Tensor] | None = None
-    ):
-        self.thresholds, self.pool, self.mask, self.chosen = thresholds, pool, mask, chosen
+    def __init__(self, thresholds: Mapping[str, float], pool: str, mask: Tensor | None, shares: Collection[str] | None = None):
+        self.thresholds, self.pool, self.mask = thresholds, pool, mask
+        self.shares = thresholds if shares is None else shares
         self.units: dict[str, Tensor] = {}
         self.firing: dict[str, Tensor] = {}
 
     def see(self, info: LayerInfo, output: Tensor) -> None:
         """Take up one layer's activation."""
         place, name = info.arrangement, info.name
-        if self.chosen and name in self.chosen:
-            output = output.index_select(1 if place.layout == "conv" else -1, self.chosen[name])
         self.units[name] = place.pool(output, self.pool, self.mask)
+        if name not in self.shares:
+            return
         if place.layout in ("conv", "tokens", "recurrent") and output.ndim > 2:
             self.firing[name] = place.pool(output > self.thresholds[name], "mean", self.mask)
-        elif self.chosen is None:
+        else:
             self.firing[name] = (self.units[name] > self.thresholds[name]).to(self.units[name].dtype)
 
     def all(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -167,18 +167,19 @@ class Corrector:
         matrix = self.sums.curvature / self.sums.samples
         matrix.diagonal().add_(ridge * self.penalised[:, 0])
         factor, failed = torch.linalg.cholesky_ex(matrix)
-        return None if failed else lambda right: torch.cholesky_solve(right, factor)
+        return None if failed else lambda right: _solved(factor, right)
 
     def _of_rows(self, rows: Tensor, ridge: float) -> Callable[[Tensor], Tensor] | None:
         """The same from fewer samples than features, by Woodbury's identity; the intercept is eliminated first."""
         x, ones, n = rows[:, :-1], rows[:, -1], len(rows)
-        matrix = self._products + n * ridge * torch.eye(n, dtype=x.dtype, device=x.device)
+        matrix = self._products.clone()
+        matrix.diagonal().add_(n * ridge)
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if failed:
             return None
 
         def inner(right: Tensor) -> Tensor:
-            return (right - (torch.cholesky_solve(x @ right, factor).T @ x).T) / ridge  # in this order, for speed
+            return (right - (_solved(factor, x @ right).T @ x).T) / ridge  # in this order, for speed
 
         edge = x.T @ ones[:, None] / n
         against = inner(edge)
@@ -195,6 +196,12 @@ class Corrector:
         """The weights for another gradient, one for each ridge that was asked for and can be used."""
         found = [self(gradient, ridge) for ridge in sorted(self._solvers)]
         return torch.stack([weights for weights in found if weights is not None])
+
+
+def _solved(factor: Tensor, right: Tensor) -> Tensor:
+    """The solution by a lower Cholesky factor, which :func:`torch.cholesky_solve` would copy first."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
 
 
 def _add_products(rows: Tensor, total: Tensor) -> None:
