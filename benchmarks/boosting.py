@@ -6,8 +6,8 @@
 
 Writes benchmarks/boosting.json and the tables of docs/boost.md; nets that were measured before and are not asked for
 stay. Each net is trained on the training set without a sixth (MNIST, Fashion-MNIST) or a fifth of its images, boosted on the
-same images, chosen on those held out, and measured on the test set. A logistic regression on all hidden units is timed beside it;
-with the first seed also one with four times as many steps, which the quicker one may need.
+same images, chosen on those held out, and measured on the test set. A logistic regression on all hidden units is timed beside
+it; with the first seed also one with four times as many steps, which the quicker one may need.
 """
 
 import argparse

@@ -4,9 +4,9 @@
     python benchmarks/latency.py --rounds 3 --output latency-small.json
     python benchmarks/latency.py --quick        # two rounds, one picture at a time; writes no file unless told where
 
-One thread, processor time, 224 x 224 pictures, random weights. The head reads all units of all 49 hidden activations, hashed into
-as many numbers as a boost fits by default; its weights are random, which changes no time. Writes benchmarks/latency.json and its
-table on docs/benchmarks.md.
+One thread, processor time, 224 x 224 pictures, random weights. The head reads all units of all 49 hidden activations, hashed
+into as many numbers as a boost fits by default; its weights are random, which changes no time. Writes benchmarks/latency.json
+and its table on docs/benchmarks.md.
 """
 
 # ruff: noqa: E402

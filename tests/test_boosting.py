@@ -24,7 +24,7 @@ from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
 from cofire.residuals import RIDGES, Corrector, Sums
 from cofire.scoring import accuracy, log_loss, mcnemar
-from cofire.stacking import Stack, cross_fitted, folds_of, stacked
+from cofire.stacking import Stack, cross_fitted, folds_of, stacked, together
 
 
 class Damaged(nn.Module):
@@ -230,16 +230,16 @@ def test_scores_without_an_error_are_judged_with_three_unseen_ones(samples, gain
 
 def test_a_few_held_out_samples_confirm_nothing():
     """Five that all gain are as easily luck: an interval over so few leaves out 0 too often."""
-    labels = torch.tensor([0, 1] * 10)
-    base, surer = torch.zeros(20, 2), 3.0 * torch.nn.functional.one_hot(labels, 2)
+    labels = torch.tensor([0, 1] * 25)
+    base, surer = torch.zeros(50, 2), 3.0 * torch.nn.functional.one_hot(labels, 2)
     assert are_gains([(base, surer)], labels) == [True]
-    assert are_gains([(base[:19], surer[:19])], labels[:19]) == [False]
+    assert are_gains([(base[:49], surer[:49])], labels[:49]) == [False]
     net, x, y = problem(0)
     batches = [(x[:600], y[:600])]
     stats = cofire.record(net, batches, progress=False)
     better = cofire.boost(net, batches, stats, validation=[(x[600:605], y[600:605])], controls=False, progress=False)
     assert better.record["decision"] == "model"
-    assert better.words[-1] == "Fewer than 20 held-out samples confirm nothing."
+    assert better.words[-1] == "Fewer than 50 held-out samples confirm nothing."
 
 
 # ---------------------------------------------------------------- reference
@@ -426,8 +426,53 @@ def test_few_samples_take_a_ridge_beyond_the_first_ones():
     with Reader(wide, stats) as reader:
         fitting = _Fitting(reader, batches[:1], held, 2048, 0, False)
         fitting.sum(False)
-        fitting.steps()
+        fitting.first()
     assert RIDGES[fitting.place] > RIDGES[_MIDDLE]
+
+
+def test_factors_fitted_together_are_those_of_a_general_search():
+    lots = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (300,), generator=lots)
+    parts = [
+        (size * torch.nn.functional.one_hot(labels, 3) + torch.randn(300, 3, generator=lots)).double()
+        for size in (1, 2, 0.5, 0)
+    ]
+    start = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+
+    def loss(values):
+        values = torch.as_tensor(values)
+        far = (values - start).square().sum() / (9 * 300)
+        return log_loss(sum(value * part for value, part in zip(values, parts, strict=True)), labels) + float(far) / 2
+
+    found = minimize(loss, start.tolist(), method="BFGS", options={"gtol": 1e-8}).x
+    assert together(torch.stack(parts), labels, [1.0, 1.0]).tolist() == pytest.approx(found.tolist(), abs=1e-4)
+
+
+def test_where_a_net_has_learned_nothing_steps_go_most_of_the_way_to_the_regression():
+    """From even odds the curvature falls to a fraction, and sums taken at the start would make short steps."""
+    digits = cofire.data.load("digits")
+    net = cofire.zoo.model("fcnn:64-64-10", seed=0)
+    losses = torch.zeros(3)
+    for seed in range(3):
+        fit, rest = digits.split(0.5, seed=seed)
+        batches, held, new = (list(part.batches(200)) for part in (fit, *rest.split(0.5, seed=seed)))
+        stats = cofire.record(net, batches, progress=False)
+        with Reader(net, stats) as reader:
+            fitting = _Fitting(reader, batches, held, 2048, 0, False)
+            fitting.sum(False)
+            fitting.first()
+            found = [fitting.weights]
+            fitting.steps()
+            found += [fitting.weights, residual_probes(*map(torch.cat, zip(*fitting.batches, strict=True)), steps=100)]
+            assert fitting.latest is not fitting.corrector
+            fresh = fitting.rows_of(new, "")
+            for place, weights in enumerate(found):
+                chosen, tested = (fitting.measured(data, {}, weights) for data in (fitting.validation, fresh))
+                stack = stacked(chosen.own, chosen.labels, chosen.others["auto"])
+                losses[place] += log_loss(stack(tested.own, tested.others["auto"]), tested.labels) / 3
+    first, steps, regression = losses
+    assert regression < 0.2
+    assert steps - regression < (first - regression) / 2
 
 
 def test_a_model_that_is_sure_and_wrong_is_mended_as_well_as_a_calm_one():

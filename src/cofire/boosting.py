@@ -19,17 +19,14 @@ from cofire.keeping import Rows
 from cofire.readings import Reader
 from cofire.residuals import RIDGES, Corrector, Sums
 from cofire.scoring import log_loss
-from cofire.stacking import Stack, cross_fitted, stacked
+from cofire.stacking import Stack, cross_fitted, stacked, together
 from cofire.stats import FiringStats
 from cofire.wrappers import unwrap
 
 __all__ = ["boost"]
 
-_STEPS, _WORTH = 5, 0.003
+_STEPS, _WORTH = 10, 0.003
 """Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
-
-_FAR = (1.0, 3.0)
-"""How many times as far as its length a step is tried: the bound of the curvature makes short ones."""
 
 _MIDDLE = 3
 """The first ridge to try, with its neighbours, of :data:`cofire.residuals.RIDGES`."""
@@ -192,46 +189,75 @@ class _Fitting:
             raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
-        self.corrector = Corrector(sums)
+        self.corrector = self.latest = Corrector(sums)
 
     def steps(self) -> None:
-        """Corrections, each from the best so far, while held-out log-loss falls."""
-        stack, reached = self.around(self.corrector.sums.gradient, None)
-        for _ in range(_STEPS):
-            best = stack.other * self.weights[stack.place]
-            gradient = torch.zeros_like(best)
-            for row, scores, labels in self.batches:
-                gradient += Sums.gradient_of(row, stack.own * scores + _added(row, best[None])[0], labels)
-            stack, loss = self.around(gradient, best)
-            if loss > (1 - _WORTH) * reached:
-                return
-            reached = loss
+        """Corrections, each from the best so far, while held-out log-loss falls.
 
-    def around(self, gradient: Tensor, start: Tensor | None) -> tuple[Stack, float]:
-        """Set the weights to corrections by the best ridge and its neighbours; their best stack and its held-out log-loss."""
-        offered, places = ([], []) if start is None else ([start], [self.place])
-        weights, others, tried = [], [], set()
+        Held-out samples say how far to go along the best correction, new steps by three ridges, and the last change.
+        """
+        stack, reached = self.first()
+        own, best, change = stack.own, stack.other * self.weights[stack.place], None
+        for _ in range(_STEPS):
+            corrector, gradient = self.at(own, best)
+            places = sorted({self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES))))
+            found = {place: corrector(gradient, RIDGES[place], best) for place in places}
+            steps = {place: further - best for place, further in found.items() if further is not None}
+            if not steps:  # all of these ridges are below the rounding of the sums
+                break
+            added = torch.stack([best, *steps.values(), *([] if change is None else [change])])
+            held = self.measured(self.validation, {}, added)
+            scores = torch.stack([held.own, *held.others["auto"]]).double()
+            factors = together(scores, held.labels, [own, 1.0])
+            far = factors[2 : 2 + len(steps)].abs() * added[1 : 1 + len(steps)].flatten(1).norm(dim=1)
+            own, self.place = float(factors[0]), list(steps)[int(far.argmax())]
+            further = torch.tensordot(factors[1:], added, 1)
+            change, best = further - best, further
+            loss = log_loss(torch.tensordot(factors, scores, 1), held.labels)
+            if loss > (1 - _WORTH) * reached:
+                break
+            reached = loss
+        self.weights = best[None]
+
+    def first(self) -> tuple[Stack, float]:
+        """The best stack of first corrections, by the best ridge and its neighbours, and its held-out log-loss."""
+        weights, others, places, tried = [], [], [], set()
         best: tuple[Stack, float] | None = None
         while wanted := {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES))) - tried:
             tried |= wanted
-            for place in sorted(wanted):
-                further = self.corrector(gradient, RIDGES[place], start)
-                if further is None:
-                    continue
-                steps = [further] if start is None else [start + far * (further - start) for far in _FAR]
-                offered, places = offered + steps, places + [place] * len(steps)
+            found = {place: self.corrector(self.corrector.sums.gradient, RIDGES[place]) for place in sorted(wanted)}
+            offered = [further for further in found.values() if further is not None]
             if not offered:
                 self.place += not weights  # all of them are below the rounding of the sums
                 continue
+            places += [place for place, further in found.items() if further is not None]
             held = self.measured(self.validation, {}, torch.stack(offered))
-            weights, others, offered = weights + offered, others + held.others["auto"], []
+            weights, others = weights + offered, others + held.others["auto"]
             stack = stacked(held.own, held.labels, others)
             self.place = places[stack.place]
             best = stack, log_loss(stack(held.own, others), held.labels)
-        self.weights = torch.stack(weights) if weights else self.weights
         if best is None:
             raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
+        self.weights = torch.stack(weights)
         return best
+
+    def at(self, own: float, weights: Tensor) -> tuple[Corrector, Tensor]:
+        """A corrector and the gradient at the model's scores times a factor and a correction.
+
+        It is the one that there is, until samples weigh half as much as in its sums: then its steps would be too short.
+        """
+        sums = self.latest.sums
+        gradient, weight = torch.zeros_like(sums.gradient), 0.0
+        for row, scores, labels in self.batches:
+            scores = own * scores + _added(row, weights[None])[0]
+            gradient += Sums.gradient_of(row, scores, labels)
+            weight += float(Sums.weights_of(scores).sum())
+        if self.latest is self.corrector and weight < sums.weight / 2:
+            sums = Sums(self.columns.width, self.stats.classes, self.reader.device)
+            for row, scores, labels in self.batches:
+                sums.update(row, own * scores + _added(row, weights[None])[0], labels)
+            self.latest = Corrector(sums)
+        return self.latest, gradient
 
     def controls(self, copied: nn.Module | None, names: list[str], scaled: bool, rate: float):
         """The paper's head of some layers, and what stands beside the boost: all of it where there is a copy to train on."""

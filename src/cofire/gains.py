@@ -11,7 +11,7 @@ from cofire.scoring import accuracy, calibration_error, correct, log_loss, losse
 
 __all__ = ["FEWEST", "are_gains", "class_rows", "reliability_rows", "rows_of", "words_of"]
 
-FEWEST = 20
+FEWEST = 50
 """Samples below which a gain is not believed: intervals over so few leave out 0 by chance."""
 
 _UNSEEN = 3
@@ -153,7 +153,7 @@ def _list(names: list[str]) -> str:
 def are_gains(pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> list[bool]:
     """Whether scores are better than others: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
 
-    Fewer than twenty samples confirm nothing. Scores that are wrong on none of the samples may still be wrong on three in as
+    Fewer than fifty samples confirm nothing. Scores that are wrong on none of the samples may still be wrong on three in as
     many new ones, and what that costs is seen nowhere; three more samples count on which both are as sure as usual and wrong.
 
     Args:

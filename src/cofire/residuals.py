@@ -43,6 +43,8 @@ class Sums:
         self.gradient: Float[Tensor, "rows classes"] = torch.zeros(features + 1, classes, dtype=torch.float64, device=device)
         """G, float64."""
         self.samples = 0
+        self.weight = 0.0
+        """The sum of w."""
         self.few: list[Float[Tensor, "samples rows"]] = []
         """Rows times the root of w, while their products are not summed."""
         self._curvature: Tensor | None = None
@@ -57,11 +59,11 @@ class Sums:
             scores: Present class scores.
             labels: True classes.
         """
-        p = scores.double().softmax(1)
-        weight = (1 - _FLOOR) * (1 - p.square().sum(1)) + _FLOOR * (1 - 1 / p.shape[1])
+        weight = self.weights_of(scores)
         self.few.append(torch.cat([rows, rows.new_ones(len(rows), 1)], 1) * weight.sqrt().to(rows)[:, None])
         self.gradient += self.gradient_of(rows, scores, labels)
         self.samples += len(rows)
+        self.weight += float(weight.sum())
         self._fold()
 
     @property
@@ -83,6 +85,12 @@ class Sums:
         self.few = []
 
     @staticmethod
+    def weights_of(scores: Float[Tensor, "samples classes"]) -> Float[Tensor, " samples"]:
+        """w, float64."""
+        p = scores.double().softmax(1)
+        return (1 - _FLOOR) * (1 - p.square().sum(1)) + _FLOOR * (1 - 1 / p.shape[1])
+
+    @staticmethod
     def gradient_of(rows: Tensor, scores: Tensor, labels: Tensor) -> Float[Tensor, "rows classes"]:
         """What a batch adds to G."""
         p = scores.double().softmax(1)
@@ -101,6 +109,7 @@ class Sums:
         both = Sums(len(self.gradient) - 1, self.gradient.shape[1], device)
         both.gradient = self.gradient + other.gradient.to(device)
         both.samples = self.samples + other.samples
+        both.weight = self.weight + other.weight
         both.few = [rows.to(device) for rows in (*self.few, *other.few)]
         both._curvature = sum((part.to(device) for part in known[1:]), known[0].to(device, copy=True)) if known else None
         both._fold()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cofire.errors import InputError
 
-__all__ = ["Stack", "cross_fitted", "folds_of", "stacked"]
+__all__ = ["Stack", "cross_fitted", "folds_of", "stacked", "together"]
 
 _ENOUGH = 1000
 """Labels from which an offset for each class is fitted too."""
@@ -17,6 +17,9 @@ _ENOUGH = 1000
 _RIDGE, _LEAST = 2e-6, 1e-3
 """The smallest of ridges keeps the factors finite where every sample is right; the model's own factor stays above a bound, so
 that a temperature changes no prediction."""
+
+_SPREAD = 3.0
+"""Deviation of the prior of factors that are fitted together."""
 
 _STEPS, _HALVINGS, _CLOSE = 50, 30, 1e-13
 
@@ -100,14 +103,50 @@ def cross_fitted(
     return scores
 
 
+def together(
+    parts: Float[Tensor, "parts samples classes"], labels: Int[Tensor, " samples"], start: Sequence[float]
+) -> Float[Tensor, " parts"]:
+    """Factors of several class scores, all added up, of lowest log-loss.
+
+    They have a normal prior of deviation 3 around where they start.
+
+    Args:
+        parts: Class scores on held-out samples, the model's first.
+        labels: Their true classes.
+        start: Factors to begin with; those that are not given are 0.
+    """
+    values = parts.new_zeros(len(parts), dtype=torch.float64)
+    values[: len(start)] = values.new_tensor(start)
+    prior = torch.full_like(values, 1 / (_SPREAD**2 * len(labels)))
+    return _lowest(list(parts.double()), labels, values, prior, values)[1]
+
+
 def _fit(own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: Stack | None = None) -> tuple[float, Stack]:
-    """The stack of lowest log-loss, by Newton's method: with a tiny penalty on the factors and a prior on the offsets."""
+    """The stack of lowest log-loss: with a tiny penalty on the factors and a prior on the offsets."""
     n, classes = own.shape
     parts = [own.double()] if other is None else [own.double(), other.double()]
     factors, offsets = len(parts), classes if other is not None and n >= _ENOUGH else 0
     start = start or Stack(1.0, 0.0, torch.zeros(classes, dtype=torch.float64))
     values = torch.cat([torch.tensor([start.own, start.other][:factors]).to(parts[0]), start.offset.to(parts[0])[:offsets]])
     prior = torch.cat([values.new_full((factors,), _RIDGE), values.new_full((offsets,), 1 / n)])
+    loss, values = _lowest(parts, labels, values, prior, torch.zeros_like(values))
+    offset = torch.zeros(classes, dtype=torch.float64)
+    offset[:offsets] = values[factors:].cpu()
+    return loss, Stack(float(values[0]), float(values[1]) if factors > 1 else 0.0, offset, place)
+
+
+def _lowest(parts: list[Tensor], labels: Tensor, values: Tensor, prior: Tensor, centre: Tensor) -> tuple[float, Tensor]:
+    """The lowest log-loss and its factors of scores, with or without offsets after them, by Newton's method.
+
+    Args:
+        parts: Scores, the model's first.
+        labels: True classes.
+        values: Where to start: a factor of each part, and an offset of each class or none.
+        prior: The weight of half a squared distance of each value.
+        centre: From where it is measured.
+    """
+    n, classes = parts[0].shape
+    factors, offsets = len(parts), len(values) > len(parts)
     mine = labels[:, None]
     true = torch.stack([part.gather(1, mine).sum() for part in parts])
     if offsets:
@@ -115,9 +154,11 @@ def _fit(own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: S
 
     def at(values: Tensor) -> tuple[float, Tensor]:
         """The loss, and the logarithms of the probabilities."""
-        scores = values[0] * parts[0] if factors == 1 else values[0] * parts[0] + values[1] * parts[1]
+        scores = values[0] * parts[0]
+        for factor, part in zip(values[1:factors], parts[1:], strict=True):
+            scores = scores + factor * part
         logs = (scores + values[factors:] if offsets else scores).log_softmax(1)
-        return float(-logs.gather(1, mine).sum() / n + (prior * values.square()).sum() / 2), logs
+        return float(-logs.gather(1, mine).sum() / n + (prior * (values - centre).square()).sum() / 2), logs
 
     loss, logs = at(values)
     for _ in range(_STEPS):
@@ -131,7 +172,7 @@ def _fit(own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: S
             cross = torch.stack([each.sum(0) for each in weighted], 1) - p.T @ mean
             expected = torch.cat([expected, share])
             curvature = torch.cat([torch.cat([curvature, cross.T], 1), torch.cat([cross, torch.diag(share) - p.T @ p], 1)])
-        slope, curvature = (expected - true) / n + prior * values, curvature / n + torch.diag(prior)
+        slope, curvature = (expected - true) / n + prior * (values - centre), curvature / n + torch.diag(prior)
         step = -torch.linalg.solve(curvature, slope)
         if values[0] + step[0] < _LEAST:  # the model's factor stays at its bound, and the others move
             step[0] = _LEAST - values[0]
@@ -147,6 +188,4 @@ def _fit(own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: S
         values, loss, logs = values + step, tried, there
         if expected_fall < _CLOSE:
             break
-    offset = torch.zeros(classes, dtype=torch.float64)
-    offset[:offsets] = values[factors:].cpu()
-    return loss, Stack(float(values[0]), float(values[1]) if factors > 1 else 0.0, offset, place)
+    return loss, values
