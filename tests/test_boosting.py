@@ -917,12 +917,17 @@ def test_wrong_input():
         cofire.boost(net, fit, stats, validation=[])
 
 
-def test_validation_that_is_in_batches_is_said():
+def test_samples_that_are_in_two_of_the_data_sets_are_said():
     net, x, y = problem(9)
-    fit, held, _ = split(x, y)
+    fit, held, test = split(x, y)
     stats = cofire.record(net, fit, progress=False)
     with pytest.warns(CofireWarning, match="100 samples of validation are in batches too"):
         cofire.boost(net, fit, stats, validation=[*held, fit[0]], controls=False, progress=False)
+    with (
+        pytest.warns(CofireWarning, match="100 samples of test are in batches too"),
+        pytest.warns(CofireWarning, match="200 samples of test are in validation too"),
+    ):
+        cofire.boost(net, fit, stats, validation=held, test=[*test, fit[1], *held[:2]], controls=False, progress=False)
 
 
 def test_files_of_something_else(tmp_path):

@@ -106,15 +106,16 @@ def boost(
         if controls or method == "paper":
             paper, methods = fitting.controls(copied, asked if method == "paper" else asked[-1:], scaled, rate)
         held = fitting.measured(fitting.validation, methods, fitting.weights)
-        if both := len(fitting.validation.fingerprints & fitting.batches.fingerprints):
-            warnings.warn(
-                f"{both:,} samples of validation are in batches too: gains look larger than they are",
-                CofireWarning, stacklevel=2,
-            )  # fmt: skip
-        tested = None
+        tested, seen = None, [("validation", fitting.validation, "batches", fitting.batches)]
         if test is not None:
-            tested = fitting.measured(fitting.rows_of(test, "measuring on test"), methods, fitting.weights)
+            unseen = fitting.rows_of(test, "measuring on test")
+            tested = fitting.measured(unseen, methods, fitting.weights)
+            seen += [("test", unseen, "batches", fitting.batches), ("test", unseen, "validation", fitting.validation)]
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
+    for name, mine, other, theirs in seen:
+        if both := len(mine.fingerprints & theirs.fingerprints):
+            said = f"{both:,} samples of {name} are in {other} too: gains look larger than they are"
+            warnings.warn(said, CofireWarning, stacklevel=2)
     if len(held.labels) < FEWEST:
         fitting.notes.append(f"Fewer than {FEWEST} held-out samples confirm nothing.")
     scores, stacks = _fitted(held, seed)

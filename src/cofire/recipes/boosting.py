@@ -1,6 +1,7 @@
 """Paper 000 again: the auxiliary net on firing patterns, checkpoint by checkpoint, with its controls."""
 
 import math
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from cofire import data, zoo
 from cofire.boosting import boost
+from cofire.errors import CofireWarning
 from cofire.images import Images
 from cofire.recipes.following import NETS, Net, all_rows, by_net, load_checkpoint, origin
 from cofire.recipes.running import Finding, Found, Settings, Table, mean_and_range, verdict_of
@@ -85,7 +87,8 @@ def _boosted(net: nn.Module, train: Images, held: Images, test: Images, seed: in
     gains, base = {name: float(table.gain[name]) for name in table.index}, {}
     for name, layers, over in (("paper, last two layers", 2, unseen), ("paper, on training data", 1, batches)):
         asked = {"layers": min(layers, len(stats)), "test": over, "scaled": False, "controls": False, "seed": seed}
-        paper = boost(net, batches, stats, chosen, "paper", **asked, progress=False).summary()
+        with warnings.catch_warnings(category=CofireWarning, action="ignore"):  # of what is measured on training data
+            paper = boost(net, batches, stats, chosen, "paper", **asked, progress=False).summary()
         paper = paper.query("split == 'test'").set_index("method")
         gains[name], base[name] = float(paper.gain["boosted"]), float(paper.accuracy["model"])
     return {
