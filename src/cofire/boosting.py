@@ -47,7 +47,8 @@ def boost(
     It is accepted only where, on held-out samples of which each is judged by a and b fitted without it, it lowers the log-loss
     below that of a fitted temperature with a 95 % interval above 0, and no accuracy is lost. Ridge and steps are chosen on all
     held-out samples, so that gains on them are a little too large; those on ``test`` are not. Else the model comes back, with
-    a temperature if that lowers the log-loss in the same sense. ``method="paper"`` is the auxiliary net of the paper, and always accepted.
+    a temperature if that lowers the log-loss in the same sense. ``method="paper"`` is the auxiliary net of the paper, and
+    always accepted.
 
     Data whose hidden units fit into 512 MB are read once for the fit; others once more for each step, with the same result.
 
