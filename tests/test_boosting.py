@@ -23,7 +23,7 @@ from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
 from cofire.residuals import RIDGES, Corrector, Sums
-from cofire.scoring import accuracy, log_loss, mcnemar
+from cofire.scoring import accuracy, calibration_error, log_loss, mcnemar
 from cofire.stacking import Stack, cross_fitted, folds_of, stacked, together
 
 
@@ -524,6 +524,90 @@ def test_a_model_in_float16_is_boosted_without_the_control_that_it_cannot_be_tra
     assert "Another epoch of training leaves weights that are not finite: that control is left out." in better.words
 
 
+class Masked(nn.Module):
+    """Padded text: the mean over the tokens that count."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.fc1, self.relu, self.fc2 = nn.Embedding(50, 16), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 3)
+
+    def forward(self, input_ids, attention_mask):
+        kept = attention_mask[..., None].float()
+        return self.fc2((self.relu(self.fc1(self.embed(input_ids))) * kept).sum(1) / kept.sum(1))
+
+
+def test_tokens_that_do_not_count_do_not_count_however_inputs_are_given():
+    lots = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net, ids = Masked(), torch.randint(50, (900, 10), generator=lots)
+    mask = (torch.arange(10) < torch.randint(3, 11, (900, 1), generator=lots)).long()
+    mean = (ids * mask).sum(1) / mask.sum(1)
+    with torch.no_grad():
+        net.embed.weight[:, 0] = torch.arange(50) / 10
+    parts = [
+        {
+            "input_ids": ids[part],
+            "attention_mask": mask[part],
+            "labels": torch.bucketize(mean[part], torch.tensor([21.0, 28.0])),
+        }
+        for part in (slice(300), slice(300, 600))
+    ]
+    stats = cofire.record(net, parts[:1], progress=False)
+    better = cofire.boost(net, parts[:1], stats, validation=parts[1:], controls=False, progress=False)
+    assert better.gained
+    other = torch.where(mask.bool(), ids, 49 - ids)  # other words where none counts
+    named = better(input_ids=ids, attention_mask=mask)
+    assert torch.allclose(better({"input_ids": other, "attention_mask": mask}), named, atol=1e-5)
+    with pytest.raises(InputError, match="inputs must all be given by position or all by name; found 1 and 'attention_mask'"):
+        better(ids, attention_mask=mask)
+
+
+def test_one_logit_between_0_and_1_is_no_probability():
+    net, x, y = problem(3)
+    net.fc2 = nn.Linear(24, 1)
+    stats = cofire.record(net, [(x, (y > 0).long())], progress=False)
+    with torch.no_grad():
+        inside = x[((net(x) > 0.1) & (net(x) < 0.4))[:, 0]]
+    assert len(inside)
+    with Reader(net, stats) as reader:
+        assert torch.equal(reader.unlabelled(inside[:1]).logits[:, 1:], net(inside[:1]).detach())
+    assert cofire.familiarity(stats, net, inside[:1]).predicted.tolist() == [1]
+
+
+class RulesOut(Damaged):
+    def forward(self, x):
+        return super().forward(x).masked_fill(torch.stack([x[:, 0] < -9, x[:, 0] < -9, x[:, 0] > 0.5], 1), -torch.inf)
+
+
+def test_classes_that_are_ruled_out_do_not_stop_a_boost():
+    _, x, y = problem(1, 1800)
+    torch.manual_seed(1)
+    net, y = RulesOut(), torch.where((x[:, 0] > 0.5) & (y == 2), 0, y)
+    fit, held, test = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, test=test, controls=False, progress=False)
+    assert better.gained
+    assert bool((better(x)[x[:, 0] > 0.5, 2] == -torch.inf).all())
+    assert accuracy(scores_over(better, test), labels_of(test)) > accuracy(scores_over(net, test), labels_of(test)) + 0.1
+
+
+def test_units_that_are_not_finite_are_said():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Hardtanh(), nn.Linear(24, 3))
+    _, x, y = problem(0)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, layers=["1"], progress=False)
+    held[0][0][3] = 3e38
+    said = r"hidden units must be finite; they are not for 1 samples \(boost, held-out data\)"
+    with pytest.raises(InputError, match=said):
+        cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+
+
+def test_scores_that_are_not_numbers_have_no_calibration():
+    scores = torch.tensor([[2.0, 0.0], [torch.nan, 0.0]])
+    assert calibration_error(scores, torch.tensor([0, 1])) != calibration_error(scores, torch.tensor([0, 1]))
+
+
 class Untrainable(Damaged):
     def forward(self, x):
         with torch.no_grad():
@@ -896,8 +980,11 @@ def test_wrong_input():
     net, x, y = problem(8)
     fit, held, _ = split(x, y)
     stats = cofire.record(net, fit, progress=False)
-    with pytest.raises(InputError, match="features must be at least 1; found 0"):
-        cofire.boost(net, fit, stats, validation=held, features=0)
+    for features in (0, 2.5, True, "many"):
+        with pytest.raises(InputError, match=f"features must be a whole number, at least 1; found {features!r}"):
+            cofire.boost(net, fit, stats, validation=held, features=features)
+    with pytest.raises(InputError, match=r"layers as a number is how many of the last, 1 to 1; found 1\.5"):
+        cofire.boost(net, fit, stats, validation=held, layers=1.5)
     with pytest.raises(InputError, match="a boost needs validation="):
         cofire.boost(net, fit, stats)
     with pytest.raises(InputError, match='method must be "auto" or "paper"; found \'best\''):

@@ -142,9 +142,13 @@ class Boosted(nn.Module):
         self.training = False
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Class scores [samples, classes] of the model's inputs."""
+        """Class scores [samples, classes] of the model's inputs, by position or by name; a mapping is taken as names."""
+        if inputs and named:
+            raise InputError(
+                "inputs must all be given by position or all by name", f"found {len(inputs)} and {', '.join(map(repr, named))}"
+            )
         given = named or (inputs[0] if len(inputs) == 1 else inputs)
-        samples, mask = samples_in(given), named.get("attention_mask")
+        samples, mask = samples_in(given), given.get("attention_mask") if isinstance(given, Mapping) else None
         if samples is None:
             raise InputError("inputs must hold a tensor", f"found {type(given).__name__}")
         thresholds = {name: self.plan["layers"][name]["threshold"] for name in self.head.names}

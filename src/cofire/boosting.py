@@ -44,9 +44,11 @@ def boost(
 
     .. math:: a\,z + b\,x W + c, \qquad W = (H/n + \lambda D)^{-1} G / n .
 
-    It is accepted only where, on held-out samples that a fit did not see, it lowers the log-loss below that of a fitted
-    temperature with a 95 % interval above 0, and no accuracy is lost. Else the model comes back, with a temperature if that
-    lowers the log-loss in the same sense. ``method="paper"`` is the auxiliary net of the paper, and always accepted.
+    It is accepted only where, on held-out samples of which each is judged by a and b fitted without it, it lowers the log-loss
+    below that of a fitted temperature with a 95 % interval above 0, and no accuracy is lost. Ridge and steps are chosen on all
+    held-out samples, so that gains on them are a little too large; those on ``test`` are not. Else the model comes back, with
+    a temperature if that lowers the log-loss in the same sense. ``method="paper"`` is the auxiliary net of the paper, and
+    always accepted.
 
     Data whose hidden units fit into 512 MB are read once for the fit; others once more for each step, with the same result.
 
@@ -63,7 +65,7 @@ def boost(
             controls read all).
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
-        features: Fit at most so many numbers per sample; the fit takes five to nine times its square in memory, in float64.
+        features: Fit at most so many numbers per sample; the fit takes five to a dozen times its square in memory, in float64.
             Where units and shares of firing positions are more, the shares are left out, and where the units are more, they
             are hashed: each has a random sign, and goes into a random one of so many sums.
         scaled: Scale the paper's second opinion to sum one.
@@ -89,8 +91,8 @@ def boost(
     """
     if method not in ("auto", "paper"):
         raise InputError('method must be "auto" or "paper"', f"found {method!r}")
-    if features < 1:
-        raise InputError("features must be at least 1", f"found {features!r}")
+    if isinstance(features, bool) or not isinstance(features, int) or features < 1:
+        raise InputError("features must be a whole number, at least 1", f"found {features!r}")
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
@@ -344,7 +346,7 @@ def _added(row: Tensor, weights: Tensor) -> list[Tensor]:
 
 
 def _chosen(stats: FiringStats, layers: int | str | Sequence[str] | None, default: int) -> list[str]:
-    if isinstance(layers, bool) or (isinstance(layers, int) and not 1 <= layers <= len(stats)):
+    if isinstance(layers, bool | float) or (isinstance(layers, int) and not 1 <= layers <= len(stats)):
         raise InputError(f"layers as a number is how many of the last, 1 to {len(stats)}", f"found {layers!r}")
     if layers is None or isinstance(layers, int):
         return list(stats)[-(layers or default) :]

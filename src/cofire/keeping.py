@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cofire.batches import fingerprints
+from cofire.errors import InputError
 from cofire.hidden import Columns
 from cofire.readings import Reader, Reading
 
@@ -66,4 +67,6 @@ class Rows:
         for reading in self.reader.over(self.batches, self.what, self.progress):
             self.fingerprints |= set(fingerprints(reading.inputs))
             rows = self.columns.of(self.columns.plain(reading.units, reading.firing))
+            if unknown := int((~rows.isfinite()).any(1).sum()):
+                raise InputError("hidden units must be finite", f"they are not for {unknown:,} samples ({self.what})")
             yield reading, Part(rows, reading.logits, reading.labels)

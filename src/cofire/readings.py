@@ -127,6 +127,8 @@ class Reader:
             output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
             self.taps.check()
             self.form = form_of(output, self.stats.classes)
+            if self.form == "probability" and not self.taps.sigmoid:  # a few logits may all lie between 0 and 1
+                self.form = "logit"
         thresholds = {name: self.stats[name].threshold for name in self.names}
         sight = Sight(thresholds, self.taps.pool, batch.mask)
         self.taps.edit = sight.see

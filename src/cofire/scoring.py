@@ -80,7 +80,7 @@ def reliability(
     """
     right = correct(logits, labels).double()
     confidence = logits.double().softmax(1).amax(1)
-    place = (confidence * bins).long().clamp(max=bins - 1)
+    place = (confidence * bins).nan_to_num(0.0).long().clamp(max=bins - 1)  # scores that are not numbers give bins that are not
     sums = torch.zeros(3, bins, dtype=torch.float64, device=logits.device)
     sums.index_add_(1, place, torch.stack([torch.ones_like(right), confidence, right]))
     sums[1:] /= sums[0].clamp(min=1)

@@ -21,6 +21,9 @@ that a temperature changes no prediction."""
 _SPREAD = 3.0
 """Deviation of the prior of factors that are fitted together."""
 
+_RULED_OUT = -1e30
+"""What minus infinity counts as: a class of probability 0 stays one, and 0 times its score is a number."""
+
 _STEPS, _HALVINGS, _CLOSE = 50, 30, 1e-13
 
 
@@ -146,6 +149,7 @@ def _lowest(parts: list[Tensor], labels: Tensor, values: Tensor, prior: Tensor, 
         centre: From where it is measured.
     """
     n, classes = parts[0].shape
+    parts = [part.clamp(min=_RULED_OUT) for part in parts]
     factors, offsets = len(parts), len(values) > len(parts)
     mine = labels[:, None]
     true = torch.stack([part.gather(1, mine).sum() for part in parts])

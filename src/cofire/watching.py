@@ -274,6 +274,13 @@ class Watch(TorchFunctionMode):
         return {name: info for name, info in candidates.items() if name in chosen}
 
     @property
+    def sigmoid(self) -> bool:
+        """Whether forward passes have shown a sigmoid of one unit, or that the model ends with one."""
+        ends = [info for info in self.skipped.values() if "output" in info.reason]
+        single = [info for info in self.known.values() if info is not None and info.units == 1]
+        return any(info.kind in ("sigmoid", "hardsigmoid") for info in ends + single)
+
+    @property
     def layers(self) -> LayerList:
         """The layers that are watched, as far as forward passes have shown them."""
         return LayerList((info for info in self.known.values() if info is not None), self.skipped.values())
