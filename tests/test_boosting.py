@@ -560,6 +560,9 @@ def test_tokens_that_do_not_count_do_not_count_however_inputs_are_given():
     assert torch.allclose(better({"input_ids": other, "attention_mask": mask}), named, atol=1e-5)
     with pytest.raises(InputError, match="inputs must all be given by position or all by name; found 1 and 'attention_mask'"):
         better(ids, attention_mask=mask)
+    plain = {"input_ids": ids[:300], "attention_mask": mask[:300]}
+    familiar = [cofire.familiarity(stats, net, asked).score for asked in (plain, parts[0])]  # with labels and without
+    assert torch.equal(familiar[0], familiar[1])
 
 
 def test_one_logit_between_0_and_1_is_no_probability():
@@ -983,6 +986,9 @@ def test_wrong_input():
     for features in (0, 2.5, True, "many"):
         with pytest.raises(InputError, match=f"features must be a whole number, at least 1; found {features!r}"):
             cofire.boost(net, fit, stats, validation=held, features=features)
+    for rate in (0, -1.0, "fast", float("nan")):
+        with pytest.raises(InputError, match=f"rate must be above 0; found {rate!r}"):
+            cofire.boost(net, fit, stats, validation=held, rate=rate)
     with pytest.raises(InputError, match=r"layers as a number is how many of the last, 1 to 1; found 1\.5"):
         cofire.boost(net, fit, stats, validation=held, layers=1.5)
     with pytest.raises(InputError, match="a boost needs validation="):
@@ -1002,6 +1008,17 @@ def test_wrong_input():
         cofire.boost(net, some, stats, validation=held)
     with pytest.raises(InputError, match="the batches are empty"):
         cofire.boost(net, fit, stats, validation=[])
+
+
+def test_a_class_without_held_out_samples_is_said():
+    net, x, y = problem(9)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    some = [(x[y < 2], y[y < 2]) for x, y in held]
+    better = cofire.boost(net, fit, stats, validation=some, controls=False, progress=False)
+    assert "No held-out sample is of 2: what is done to that class is not judged." in better.words
+    better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert not any("held-out sample is of" in words for words in better.words)
 
 
 def test_samples_that_are_in_two_of_the_data_sets_are_said():

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ def boost(
         raise InputError('method must be "auto" or "paper"', f"found {method!r}")
     if isinstance(features, bool) or not isinstance(features, int) or features < 1:
         raise InputError("features must be a whole number, at least 1", f"found {features!r}")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise InputError("rate must be above 0", f"found {rate!r}")
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
@@ -174,7 +177,10 @@ class _Fitting:
         """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
         classes, held = self.stats.classes, [(part.scores, part.labels) for part in self.validation]
         scores, labels = map(torch.cat, zip(*held, strict=True))
-        calm = stacked(scores, labels).own
+        calm, there = stacked(scores, labels).own, set(labels.tolist())
+        if missing := [name for place, name in enumerate(self.stats.class_names) if place not in there]:
+            named = f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+            self.notes.append(f"No held-out sample is of {named}: what is done to that class is not judged.")
         sums = Sums(self.columns.width, classes, self.reader.device)
         counts = torch.zeros(classes, dtype=torch.int64)
         self.random = torch.zeros_like(sums.gradient)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from cofire.batches import LABELS
 from cofire.errors import CofireWarning, InputError
 from cofire.likelihoods import Likelihood, check_classes
 from cofire.readings import Reader, Reading
@@ -244,6 +245,9 @@ def readings_of(reader: Reader, batch: Any) -> Iterator[Reading]:
         empty = False
         labelled = isinstance(item, tuple | list) and len(item) > 1 and _are_labels(item[-1])
         inputs = item if not labelled else item[0] if len(item) == 2 else tuple(item[:-1])
+        if isinstance(item, Mapping):
+            held = next((name for name in LABELS if name in item), None)
+            inputs = {name: value for name, value in item.items() if name != held}
         yield reader.unlabelled(inputs)
     if empty:
         raise InputError("there must be at least one sample", "the batches are empty")

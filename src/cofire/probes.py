@@ -99,7 +99,7 @@ def train_auxiliary(
     """
     epochs = max(30, -(-3000 // -(-len(inputs) // batch))) if epochs is None else epochs
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the processor alone, which is what is given back
         net = Auxiliary(classes, inputs.shape[1]).to(inputs)
         optimizer = torch.optim.Adam(net.parameters(), rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
