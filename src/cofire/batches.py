@@ -265,7 +265,7 @@ def fingerprints(inputs: Any) -> list[bytes]:
     (True, False)
     """
     parts = [_rows(tensor) for tensor in _tensors(inputs)]
-    return [hashlib.blake2b(b"".join(rows), digest_size=16).digest() for rows in zip(*parts, strict=False)]
+    return [hashlib.sha256(b"".join(rows)).digest()[:16] for rows in zip(*parts, strict=False)]  # processors know this one
 
 
 def _tensors(inputs: Any) -> list[Tensor]:
