@@ -228,7 +228,7 @@ class Boosted(nn.Module):
             FileError: The folder does not exist or is not writable, or the disk is full.
         """
         head = self.head
-        kind = {"kind": "rereading", "shares": getattr(head, "shares", [])}
+        kind = {"kind": "rereading", "shares": head.shares}
         if isinstance(head, PaperHead):
             kind = {"kind": "paper", "thresholds": head.thresholds, "scaled": head.scaled}
         header = {"digest": digest(self.model), "head": {"names": head.names, **kind}, "plan": self.plan, "record": self.record}

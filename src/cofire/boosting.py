@@ -209,8 +209,7 @@ class _Fitting:
         own, best, change = stack.own, stack.other * self.weights[stack.place], None
         for _ in range(_STEPS):
             corrector, gradient = self.at(own, best)
-            places = sorted({self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES))))
-            found = {place: corrector(gradient, RIDGES[place], best) for place in places}
+            found = {place: corrector(gradient, RIDGES[place], best) for place in sorted(self.near())}
             steps = {place: further - best for place, further in found.items() if further is not None}
             if not steps:  # all of these ridges are below the rounding of the sums
                 break
@@ -232,7 +231,7 @@ class _Fitting:
         """The best stack of first corrections, by the best ridge and its neighbours, and its held-out log-loss."""
         weights, others, places, tried = [], [], [], set()
         best: tuple[Stack, float] | None = None
-        while wanted := {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES))) - tried:
+        while wanted := self.near() - tried:
             tried |= wanted
             found = {place: self.corrector(self.corrector.sums.gradient, RIDGES[place]) for place in sorted(wanted)}
             offered = [further for further in found.values() if further is not None]
@@ -249,6 +248,10 @@ class _Fitting:
             raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
         self.weights = torch.stack(weights)
         return best
+
+    def near(self) -> set[int]:
+        """The places of the present ridge and its neighbours."""
+        return {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES)))
 
     def at(self, own: float, weights: Tensor) -> tuple[Corrector, Tensor]:
         """A corrector and the gradient at the model's scores times a factor and a correction.
