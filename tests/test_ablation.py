@@ -56,6 +56,15 @@ def masked_by_hand(net, x, y, order, fills, removed):
         return int((x.argmax(1) == y).sum()), float(F.cross_entropy(x, y))
 
 
+def with_one_output(net):
+    """The same classifier of two classes, with the difference of its logits as its output."""
+    last = nn.Linear(net[-1].in_features, 1)
+    with torch.no_grad():
+        last.weight.copy_(net[-1].weight[1:] - net[-1].weight[:1])
+        last.bias.copy_(net[-1].bias[1:] - net[-1].bias[:1])
+    return nn.Sequential(*net[:-1], last)
+
+
 # ---------------------------------------------------------------- the same as a masked forward pass
 
 
@@ -622,6 +631,22 @@ def test_activations_of_nan_and_iterators_are_refused():
     x[3] = math.nan
     with pytest.raises(ActivationError):
         cofire.record(net, batched(x, y), progress=False)
+
+
+@pytest.mark.parametrize("output", ["logit", "probability", "probabilities"])
+def test_any_form_of_output_gives_the_same_curve(output):
+    net, (x, y) = fitted(12, 16, 2), blobs(classes=2)
+    same = {
+        "logit": lambda: with_one_output(net),
+        "probability": lambda: nn.Sequential(*with_one_output(net), nn.Sigmoid()),
+        "probabilities": lambda: nn.Sequential(*net, nn.Softmax(1)),
+    }[output]()
+    wanted, found = (
+        cofire.ablate(model, batched(x, y), cofire.record(model, batched(x, y), progress=False), "std", steps=5, progress=False)
+        for model in (net, same)
+    )
+    assert torch.equal(found.accuracies, wanted.accuracies)
+    assert torch.allclose(found.losses, wanted.losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"fill": "mean"}, {"fill": "zero", "by": "fisher"}], ids=str)

@@ -179,10 +179,17 @@ def test_outputs_against_loops_over_samples():
 def test_probabilities_and_a_single_output_are_understood():
     logits, labels = torch.tensor([[2.0, 0.0], [1.0, 4.0]]), torch.tensor([0, 1])
     plain = outputs(nn.Identity(), [(logits, labels)])
-    for given_ in (logits.softmax(1), (logits[:, 1] - logits[:, 0])[:, None]):
-        again = outputs(nn.Identity(), [(given_, labels)])
+    single = (logits[:, 1] - logits[:, 0])[:, None]
+    for model, given_ in ((nn.Identity(), logits.softmax(1)), (nn.Identity(), single), (nn.Sigmoid(), single)):
+        again = outputs(model, [(given_, labels)])
         for name in ("margins", "confidences", "losses"):
             assert getattr(again, name).tolist() == pytest.approx(getattr(plain, name).tolist(), rel=1e-5)
+
+
+def test_a_few_single_logits_between_0_and_1_are_no_probabilities():
+    found = outputs(nn.Identity(), [(torch.tensor([[0.25], [0.75]]), torch.tensor([0, 1]))])
+    assert found.margins.tolist() == [-0.25, 0.75]
+    assert found.right.tolist() == [False, True]
 
 
 def test_the_table_has_every_row():

@@ -124,7 +124,7 @@ def test_a_name_that_is_none_is_refused():
 # ---------------------------------------------------------------- the others
 
 DOCUMENTS = {
-    "ablation": "benchmarks", "boosting": "boost", "communities": "communities", "graphs": "benchmarks", "heads": "ablation",
+    "ablation": "benchmarks", "boosting": "boost", "communities": "communities", "gate": "boost", "graphs": "benchmarks", "heads": "ablation",
     "latency": "benchmarks", "models": "results", "monitor": "benchmarks", "pruning": "ablation", "regularisation": "regularisation",
     "removing": "ablation", "trust": "trust",
 }  # fmt: skip
@@ -230,12 +230,21 @@ def a_boost_stands_beside_its_controls(result, printed):
     assert "| digits | all | 1 | " in printed
 
 
+def nothing_is_taken_where_nothing_can_be_gained(result, printed):
+    rows = result["rows"]["random nets"]
+    assert [row["held"] for row in rows] == [50, 100, 200, 500, 2000]
+    assert all((row["boosts"], row["temperatures"], row["largest"]) == (0, 0, 0.0) for row in rows)
+    assert all(row["always"] > 0 for row in rows)
+    assert "| random nets | 2,000 | 3 | 0 | 0 | 0.00000 | 0.000 | " in printed
+
+
 @pytest.mark.parametrize(
     ("name", "holds"),
     [
         ("ablation", ablation_is_that_of_masks),
         pytest.param("boosting", a_boost_stands_beside_its_controls, marks=pytest.mark.slow),
         pytest.param("communities", training_sharpens_the_graph_of_true_labels, marks=pytest.mark.slow),
+        ("gate", nothing_is_taken_where_nothing_can_be_gained),
         ("graphs", graphs_compare_only_what_is_equal),
         pytest.param("heads", heads_that_stay_make_up_for_those_that_go, marks=pytest.mark.slow),
         ("latency", one_picture_is_timed),

@@ -13,18 +13,19 @@ from scipy.optimize import minimize
 from torch import nn
 
 import cofire
-from cofire import storage
+from cofire import stacking, storage
 from cofire.boosted import Rereading
-from cofire.boosting import _MIDDLE, _Fitting
+from cofire.boosting import _Fitting
 from cofire.controls import keep
+from cofire.descents import MIDDLE
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
 from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
 from cofire.residuals import RIDGES, Corrector, Sums
-from cofire.scoring import accuracy, calibration_error, log_loss, mcnemar
-from cofire.stacking import Stack, cross_fitted, folds_of, stacked, together
+from cofire.scoring import accuracy, calibration_error, lacking, log_loss, mcnemar
+from cofire.stacking import Paths, Stack, cross_fitted, folds_of, stacked, together
 
 
 class Damaged(nn.Module):
@@ -151,9 +152,10 @@ def test_sums_do_not_depend_on_batches(seed, features, parts):
     assert torch.allclose(joined.gradient, whole.gradient, rtol=0, atol=1e-12)
 
 
-def test_folds_hold_every_sample_once_and_every_class_evenly():
+def test_folds_hold_every_sample_once_and_every_class_evenly_where_asked():
     labels = torch.arange(4).repeat_interleave(25)
-    place = folds_of(labels)
+    assert torch.bincount(folds_of(labels)).tolist() == [20] * 5
+    place = folds_of(labels, even=True)
     table = torch.stack([torch.bincount(labels[place == fold], minlength=4) for fold in range(5)])
     assert table.tolist() == [[5] * 4] * 5
 
@@ -239,7 +241,19 @@ def test_a_few_held_out_samples_confirm_nothing():
     stats = cofire.record(net, batches, progress=False)
     better = cofire.boost(net, batches, stats, validation=[(x[600:605], y[600:605])], controls=False, progress=False)
     assert better.record["decision"] == "model"
-    assert better.words[-1] == "Fewer than 50 held-out samples confirm nothing."
+    assert better.words[-1] == "Fewer than 50 different held-out samples confirm nothing."
+
+
+def test_the_same_held_out_samples_again_and_again_confirm_nothing():
+    """Ten samples ten times: each is judged by fits to its own copies."""
+    net, x, y = problem(0)
+    batches, few = [(x[:600], y[:600])], torch.arange(600, 610).repeat(10)
+    stats = cofire.record(net, batches, progress=False)
+    with pytest.warns(CofireWarning, match="90 samples of validation are there already: gains look surer than they are"):
+        better = cofire.boost(net, batches, stats, validation=[(x[few], y[few])], controls=False, progress=False)
+    assert better.summary().set_index("method").loss_gain_low["hidden layers, not taken"] > 0
+    assert better.record["decision"] == "model"
+    assert "Fewer than 50 different held-out samples confirm nothing." in better.words
 
 
 # ---------------------------------------------------------------- reference
@@ -425,9 +439,9 @@ def test_few_samples_take_a_ridge_beyond_the_first_ones():
     stats = cofire.record(wide, batches, progress=False)
     with Reader(wide, stats) as reader:
         fitting = _Fitting(reader, batches[:1], held, 2048, 0, False)
-        fitting.sum(False)
-        fitting.first()
-    assert RIDGES[fitting.place] > RIDGES[_MIDDLE]
+        fitting.descent.sum()
+        fitting.descent.first()
+    assert RIDGES[fitting.descent.place] > RIDGES[MIDDLE]
 
 
 def test_factors_fitted_together_are_those_of_a_general_search():
@@ -445,7 +459,73 @@ def test_factors_fitted_together_are_those_of_a_general_search():
         return log_loss(sum(value * part for value, part in zip(values, parts, strict=True)), labels) + float(far) / 2
 
     found = minimize(loss, start.tolist(), method="BFGS", options={"gtol": 1e-8}).x
-    assert together(torch.stack(parts), labels, [1.0, 1.0]).tolist() == pytest.approx(found.tolist(), abs=1e-4)
+    assert together(parts, labels, [1.0, 1.0]).tolist() == pytest.approx(found.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [120, 1200])
+def test_factors_do_not_depend_on_how_many_samples_are_summed_at_once(count, monkeypatch):
+    lots = torch.Generator().manual_seed(0)
+    labels = torch.randint(5, (count,), generator=lots)
+    own, first, second = (torch.nn.functional.one_hot(labels, 5) + torch.randn(count, 5, generator=lots) for _ in range(3))
+    found = []
+    for block in (stacking._BLOCK, 5 * 7):
+        monkeypatch.setattr(stacking, "_BLOCK", block)
+        stack = stacked(own, labels, [first])
+        found.append([*together([own, first, second], labels, [1.0]).tolist(), stack.own, stack.other, *stack.offset.tolist()])
+    assert found[0] == pytest.approx(found[1], rel=1e-9, abs=1e-12)
+    assert any(found[0][5:]) == (count >= 1000)
+
+
+def test_directions_of_noise_look_good_only_to_the_samples_that_chose_how_far_to_go():
+    """Forty random directions and eighty samples: factors fit them, and what they are worth is seen without the samples' say."""
+    lots = torch.Generator().manual_seed(0)
+    labels = torch.arange(80) % 3
+    own = torch.nn.functional.one_hot(labels, 3) + torch.randn(80, 3, generator=lots)
+    paths, _ = Paths.along_best(own, labels, [torch.randn(80, 3, generator=lots) for _ in range(3)])
+    start, before = log_loss(stacked(own, labels)(own), labels), paths.loss
+    for _ in range(10):
+        paths, _ = paths.along([torch.randn(80, 3, generator=lots) for _ in range(4)])
+    whole = paths.whole.own * own.double() + paths.whole.other
+    assert log_loss(whole, labels) < start - 0.2  # nats
+    assert paths.loss > before > start
+    assert log_loss(paths.scores(), labels) > start
+
+
+def test_a_path_without_a_fold_is_fitted_to_the_others_alone():
+    lots = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (200,), generator=lots)
+    own, first, second, third = (torch.nn.functional.one_hot(labels, 4) + torch.randn(200, 4, generator=lots) for _ in range(4))
+    paths, stack = Paths.along_best(own, labels, [first, second])
+    alone = stacked(own, labels, [first])
+    assert (stack.own, stack.other) == pytest.approx((alone.own, alone.other))
+    gone, factors = paths.along([second, third])
+    assert factors.tolist() == pytest.approx(
+        together([own, paths.whole.other, second, third], labels, [stack.own, 1.0]).tolist()
+    )
+    place = folds_of(labels)
+    for fold, (before, after) in enumerate(zip(paths.parts, gone.parts, strict=True)):
+        others = place != fold
+        parts = [part[others] for part in (own, before.other, second, third)]
+        mine = together(parts, labels[others], [before.own, 1.0])
+        assert after.own == pytest.approx(float(mine[0]), abs=1e-6)
+        other = mine[1] * before.other + mine[2] * second + mine[3] * third
+        torch.testing.assert_close(after.other, other.float(), rtol=0, atol=1e-5)
+        scores = stacked(own[others], labels[others], [after.other[others]])(own, [after.other])
+        torch.testing.assert_close(gone.scores()[~others], scores[~others], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1000, 1200, 2000])
+def test_what_offsets_cost_is_in_what_they_are_judged_by(samples):
+    """With 100 classes some 0.03 nats: fits to four fifths have offsets too, and know nothing of the classes in the last fifth."""
+    lots = torch.Generator().manual_seed(0)
+    own, other = torch.randn(samples + 20_000, 100, generator=lots), torch.randn(samples + 20_000, 100, generator=lots)
+    labels = torch.multinomial(own.softmax(1), 1, generator=lots)[:, 0]
+    stack = stacked(own[:samples], labels[:samples], [other[:samples]])
+    rise = log_loss(stack(own, [other])[samples:], labels[samples:]) - log_loss(own[samples:], labels[samples:])
+    assert rise > 0.015
+    paths, _ = Paths.along_best(own[:samples], labels[:samples], [other[:samples]])
+    for judged in (cross_fitted(own[:samples], labels[:samples], [other[:samples]]), paths.scores()):
+        assert log_loss(judged, labels[:samples]) - log_loss(own[:samples], labels[:samples]) > rise / 2
 
 
 def test_where_a_net_has_learned_nothing_steps_go_most_of_the_way_to_the_regression():
@@ -459,12 +539,12 @@ def test_where_a_net_has_learned_nothing_steps_go_most_of_the_way_to_the_regress
         stats = cofire.record(net, batches, progress=False)
         with Reader(net, stats) as reader:
             fitting = _Fitting(reader, batches, held, 2048, 0, False)
-            fitting.sum(False)
-            fitting.first()
-            found = [fitting.weights]
-            fitting.steps()
-            found += [fitting.weights, residual_probes(*map(torch.cat, zip(*fitting.batches, strict=True)), steps=100)]
-            assert fitting.latest is not fitting.corrector
+            fitting.descent.sum()
+            fitting.descent.first()
+            found = [fitting.descent.weights]
+            fitting.descent.further()
+            found += [fitting.descent.weights, residual_probes(*map(torch.cat, zip(*fitting.batches, strict=True)), steps=100)]
+            assert fitting.descent.renewed
             fresh = fitting.rows_of(new, "")
             for place, weights in enumerate(found):
                 chosen, tested = (fitting.measured(data, {}, weights) for data in (fitting.validation, fresh))
@@ -786,11 +866,12 @@ def test_many_units_become_few_sums_with_random_signs(tmp_path):
     better = cofire.boost(net, fit, stats, validation=held, controls=False, features=6, progress=False)
     assert any("24 hidden units are hashed into 6 numbers" in word for word in better.words)
     columns = columns_of(stats, list(stats), 6)
-    assert torch.bincount(columns.place).tolist() == [4] * 6
+    place, sign = columns.hashing
+    assert torch.bincount(place).tolist() == [4] * 6
     numbers = torch.randn(5, 24)
-    by_hand = torch.stack([(numbers * columns.sign)[:, columns.place == place].sum(1) for place in range(6)], 1)
+    by_hand = torch.stack([(numbers * sign)[:, place == each].sum(1) for each in range(6)], 1)
     assert torch.allclose(columns.of(numbers), by_hand, atol=1e-6)
-    assert not torch.equal(columns.place, columns_of(stats, list(stats), 6, seed=1).place)
+    assert not torch.equal(place, columns_of(stats, list(stats), 6, seed=1).hashing.place)
     better.save(tmp_path / "b.safetensors")
     assert torch.equal(cofire.load_boosted(net, tmp_path / "b.safetensors")(x), better(x))
 
@@ -919,10 +1000,10 @@ def test_controls_are_kept_whole_or_at_random(monkeypatch):
 
 
 def test_forms_of_output():
-    assert form_of(torch.randn(4, 3), 3) == "logits"
-    assert form_of(torch.randn(4, 3).softmax(1), 3) == "probabilities"
-    assert form_of(torch.rand(4, 1), 2) == "probability"
-    assert form_of(torch.tensor([[-1.0], [2.0]]), 2) == "logit"
+    assert form_of(torch.randn(4, 3), 3, False) == "logits"
+    assert form_of(torch.randn(4, 3).softmax(1), 3, False) == "probabilities"
+    assert [form_of(torch.rand(4, 1), 2, sigmoid) for sigmoid in (True, False)] == ["probability", "logit"]
+    assert form_of(torch.tensor([[-1.0], [2.0]]), 2, True) == "logit"  # a sigmoid somewhere before the end
     assert scores_in(torch.tensor([[0.0], [2.0]]), "logit").softmax(1)[:, 1].tolist() == pytest.approx([0.5, 0.8808], abs=1e-4)
 
 
@@ -969,13 +1050,23 @@ def test_words_say_no_more_than_the_table():
 # ---------------------------------------------------------------- errors
 
 
-def test_class_scores_that_are_not_numbers():
-    net, x, y = problem(8)
+class Overflows(Damaged):
+    value = 0.0
+
+    def forward(self, x):
+        return super().forward(x).masked_fill(x[:, :1] > 9, self.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_class_scores_without_a_softmax(value):
+    _, x, y = problem(8)
+    net = Overflows()
     fit, held, _ = split(x, y)
     stats = cofire.record(net, fit, progress=False)
-    broken = held[0][0].clone()
-    broken[3] = torch.nan
-    with pytest.raises(InputError, match="class scores must be numbers; they are NaN for 1 samples of batch 1"):
+    net.value, broken = value, held[0][0].clone()
+    broken[3] = 10.0
+    said = "class scores must be finite, or minus infinity for some of the classes; they are not for 1 samples of batch 1"
+    with pytest.raises(InputError, match=said):
         cofire.boost(net, fit, stats, validation=[held[1], (broken, held[0][1])], progress=False)
 
 
@@ -999,6 +1090,11 @@ def test_wrong_input():
         cofire.boost(net, fit, stats, validation=iter(held))
     with pytest.raises(InputError, match="statistics must be of this model"):
         cofire.boost(Damaged(), fit, stats, validation=held)
+    for wrong in (net, "model.stats", held):
+        with pytest.raises(
+            InputError, match=rf"stats must be firing statistics; found {type(wrong).__name__}\. cofire\.record"
+        ):
+            cofire.boost(net, fit, wrong, validation=held)
     with pytest.raises(InputError, match="layers as a number is how many of the last, 1 to 1; found 2"):
         cofire.boost(net, fit, stats, validation=held, layers=2)
     with pytest.raises(LayerError, match="no layer named 'relu9' in these statistics; closest: 'relu'"):
@@ -1011,14 +1107,47 @@ def test_wrong_input():
 
 
 def test_a_class_without_held_out_samples_is_said():
+    """Where a random choice would have had some, as it would not of sorted samples or a rare class, nothing is confirmed."""
     net, x, y = problem(9)
     fit, held, _ = split(x, y)
     stats = cofire.record(net, fit, progress=False)
-    some = [(x[y < 2], y[y < 2]) for x, y in held]
-    better = cofire.boost(net, fit, stats, validation=some, controls=False, progress=False)
+    for least, named in ((1, "1, 2"), (2, "2")):
+        some = [(x[y < least], y[y < least]) for x, y in held]
+        better = cofire.boost(net, fit, stats, validation=some, controls=False, progress=False)
+        assert (
+            f"No held-out sample is of {named}, though a random choice would have some: nothing is confirmed." in better.words
+        )
+        assert better.record["decision"] == "model"
+    rare = [(x[(y < 2) | (torch.arange(len(y)) < 8)], y[(y < 2) | (torch.arange(len(y)) < 8)]) for x, y in fit[:1]]
+    stats = cofire.record(net, rare, progress=False)
+    some = [(x[y < 2][:60], y[y < 2][:60]) for x, y in held[:1]]
+    better = cofire.boost(net, rare, stats, validation=some, controls=False, progress=False)
     assert "No held-out sample is of 2: what is done to that class is not judged." in better.words
     better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
     assert not any("held-out sample is of" in words for words in better.words)
+
+
+@pytest.mark.parametrize(("classes", "samples"), [(10, 40), (100, 700), (100, 300), (1000, 7000)])
+@pytest.mark.parametrize("even", [True, False])
+def test_random_samples_may_lack_classes_and_sorted_ones_may_not(classes, samples, even):
+    """Of a thousand classes chance leaves out some, though each of them hardly ever; of sorted samples each could be missing."""
+    lots = torch.Generator().manual_seed(0)
+    shares = (torch.randn(classes, generator=lots, dtype=torch.float64) * (not even)).softmax(0)
+    seen, counts = 0, (1e9 * shares).long()
+    for _ in range(100):
+        missing, never = lacking(torch.multinomial(shares, samples, replacement=True, generator=lots), counts)
+        seen += bool(missing)
+        assert not never
+    assert seen
+    assert lacking(torch.arange(samples) % (classes // 5), counts) == (list(range(classes // 5, classes)), True)
+
+
+def test_a_frequent_class_is_not_missing_among_rare_ones_by_chance():
+    counts = torch.tensor([500, 400, *[1] * 100])
+    assert lacking(torch.arange(60) % 2, counts) == (list(range(2, 102)), False)
+    assert lacking(torch.zeros(60, dtype=torch.int64), counts) == (list(range(1, 102)), True)
+    assert lacking(torch.arange(60) % 2, counts[:2]) == ([], False)
+    assert lacking(torch.zeros(60, dtype=torch.int64), torch.tensor([0, 9])) == ([1], True)
 
 
 def test_samples_that_are_in_two_of_the_data_sets_are_said():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import pandas as pd
 import pytest
@@ -83,6 +84,21 @@ def test_boost_and_trust_write_what_they_find_into_reports(here):
     assert [row["auroc"] for row in numbers["trust"]["scores"]] == pytest.approx(pd.read_csv("scores.csv")["auroc"], rel=1e-5)
     assert len(numbers["unusual"]["rows"]) == 24
     assert numbers["boost"] is None
+
+
+def test_a_warning_is_said_once_in_a_command(monkeypatch, capsys):
+    def again():
+        warnings.warn("few samples", CofireWarning, stacklevel=2)
+
+    def command():
+        again()
+        again()
+
+    monkeypatch.setattr("cofire.cli.app", command)
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        run()
+    assert capsys.readouterr().err == "cofire: few samples\n"
 
 
 @pytest.mark.parametrize(

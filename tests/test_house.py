@@ -81,6 +81,7 @@ ROOMS = (
         "keeping",
         "residuals",
         "stacking",
+        "descents",
         "probes",
         "boosted",
         "gains",

@@ -168,13 +168,13 @@ def test_batches_and_parts_check_what_they_are_given():
     images = made(stored=1)
     for call, words in (
         (lambda: images.batches(0), "batch_size is 1 or more; found 0"),
-        (lambda: images.batches(seed=-1), "seed is 0 or more"),
+        (lambda: images.batches(seed=-1), "seed must be a whole number from 0 to"),
         (lambda: images.batches(normalize="imagenet"), "each of 1 channels; .*Load the data with channels=3"),
         (lambda: images.batches(normalize=((0.5,), (0.0,))), "positive deviation"),
         (lambda: images.split(1.0), "found 1.0 of 30"),
         (lambda: images.split(0.001), "leaves neither part empty"),
         (lambda: images.subset([30]), "indices go from 0 to 29; found 30 to 30"),
-        (lambda: load("digits", seed=-1), "seed is 0 or more"),
+        (lambda: load("digits", seed=-1), "seed must be a whole number from 0 to"),
     ):
         with pytest.raises(InputError, match=words):
             call()

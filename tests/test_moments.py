@@ -71,6 +71,22 @@ def test_a_unit_that_is_always_at_its_mean_or_not_read_has_no_moment():
     assert float(found[2:, 2:].abs().max()) > 1e-3
 
 
+def test_a_single_output_is_the_second_of_two_scores():
+    """Whether it is a logit, here always between 0 and 1, or the probability that a sigmoid makes of it."""
+    net = net_of(lambda: nn.Linear(4, 5), nn.ReLU, lambda: nn.Linear(5, 2))
+    with torch.no_grad():
+        net[2].weight.mul_(0.1)[0] = 0
+        net[2].bias.copy_(torch.tensor([0.0, 0.5]))
+    single = nn.Linear(5, 1).double()
+    single.load_state_dict({"weight": net[2].weight[1:], "bias": net[2].bias[1:]})
+    x, means = torch.randn(30, 4, dtype=torch.float64), {"1": torch.zeros(5, dtype=torch.float64)}
+    wanted = moments(net, x, means, classes=2)["1"]
+    for ending in ([], [nn.Sigmoid()]):
+        same = nn.Sequential(net[0], net[1], single, *ending)
+        assert bool(((same(x) >= 0) & (same(x) <= 1)).all())
+        assert torch.allclose(moments(same, x, means, classes=2)["1"], wanted, rtol=1e-6, atol=1e-12)
+
+
 # ---------------------------------------------------------------- reference
 
 

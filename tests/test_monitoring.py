@@ -450,6 +450,7 @@ def test_whatever_happens_the_hooks_are_gone():
 
 @pytest.mark.parametrize("way", ["function", "method"])
 def test_a_compiled_model_runs_eagerly_where_it_is_watched(way):
+    torch.compiler.reset()  # it compiles one function only so often, and other tests have it too
     calls = []
 
     def backend(graph, _inputs):
@@ -934,6 +935,18 @@ def test_an_output_without_classes():
         model(x)
         monitor.step(y)
         assert "cofire/accuracy" not in monitor.log()
+
+
+def test_a_single_output_is_a_probability_where_the_model_ends_with_any_sigmoid():
+    model, x = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1), nn.Hardsigmoid()), torch.randn(40, 6)
+    with torch.no_grad():
+        model[2].bias -= model[:3](x).median()
+    guess = (model(x)[:, 0] > 0.5).long()
+    assert 0 < int(guess.sum()) < len(guess)
+    with cofire.Monitor(model) as monitor:
+        model(x)
+        monitor.step(guess)
+        assert monitor.log()["cofire/accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,13 @@ def test_accuracy_of_is_the_share_that_is_right(net, digits):
     assert accuracy_of(net, digits[1], 10) == pytest.approx(float(right))
 
 
+@pytest.mark.parametrize("ending", [[], [nn.Sigmoid()]], ids=["logit", "probability"])
+def test_accuracy_of_a_single_output_is_that_of_two_classes(ending):
+    x = torch.tensor([[0.2], [0.9], [-3.0]])
+    model = nn.Sequential(nn.Identity(), *ending)
+    assert accuracy_of(model, [(x[:2], torch.tensor([1, 1])), (x[2:], torch.tensor([1]))], 2) == pytest.approx(2 / 3)
+
+
 # ---------------------------------------------------------------- command line
 
 

@@ -60,6 +60,26 @@ def test_one_output_stands_for_two_classes(sigmoid):
     assert stats.accuracy == pytest.approx(float((guess == y).double().mean()))
 
 
+class Rounded(nn.Module):
+    """Its sigmoid is not the tensor that it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.kind = nn.Linear(6, 8), nn.Linear(8, 1), nn.Sigmoid()
+
+    def forward(self, x):
+        return self.kind(self.fc2(torch.relu(self.fc1(x)))).double()
+
+
+@pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Hardsigmoid])
+def test_a_sigmoid_at_the_end_is_known_in_any_form(kind):
+    model, (x, y) = Rounded(), samples(classes=2)
+    model.kind = kind()
+    guess = (model(x)[:, 0] > 0.5).long()
+    assert 0 < int(guess.sum()) < len(guess)
+    assert cofire.record(model, batched(x, y, 50)).accuracy == pytest.approx(float((guess == y).double().mean()))
+
+
 def test_outputs_that_are_not_the_classes_give_no_accuracy():
     model, (x, y) = mlp(classes=9), samples()
     assert cofire.record(model, batched(x, y, 50), classes=4).accuracy is None
@@ -232,6 +252,15 @@ def test_no_sample():
 def test_wrong_labels(labels, message):
     with pytest.raises(InputError, match=message):
         cofire.record(mlp(), [(torch.zeros(3, 6), labels)])
+
+
+@pytest.mark.parametrize("label", [2, torch.tensor(2), torch.tensor(2).numpy()], ids=["int", "tensor", "array"])
+def test_single_samples_in_place_of_batches(label):
+    words = (
+        r"^a batch must hold the labels of its samples; batch 0 has the one label 2\. A data set of single samples needs a Data"
+    )
+    with pytest.raises(InputError, match=words):
+        cofire.record(mlp(), [(torch.zeros(6), label)])
 
 
 def test_batches_that_are_not_inputs_and_labels():

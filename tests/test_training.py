@@ -191,7 +191,7 @@ def test_the_bar_is_for_terminals(digits, capsys, monkeypatch):
         ({"lr": math.nan}, "lr is above 0; found nan"),
         ({"weight_decay": -1.0}, "weight_decay is 0 or more"),
         ({"batch_size": 0}, "batch_size is 1 or more"),
-        ({"seed": -1}, "seed is 0 or more"),
+        ({"seed": -1}, "seed must be a whole number from 0 to"),
         ({"schedule": "step"}, "schedule is None or 'cosine'; found 'step'"),
         ({"label_smoothing": 1.0}, "label_smoothing is from 0 up to"),
         ({"every": 0}, "every is 1 or more"),

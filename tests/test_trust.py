@@ -403,6 +403,46 @@ def test_samples_are_known_by_content():
     assert len(set(fingerprints(x))) == 6
 
 
+@pytest.mark.parametrize("shape", [(3, 64, 64), (3, 33, 33), (1, 5001)], ids=str)
+def test_large_samples_are_known_by_content_and_place(shape):
+    """Constant ones, single points wherever they are, and swapped parts stay apart."""
+    places = torch.arange(0, math.prod(shape), 16)
+    points = torch.nn.functional.one_hot(places, math.prod(shape)).float().view(-1, *shape)
+    flat = torch.stack([torch.full(shape, value) for value in (0.0, 0.5, 1.0, 2.0, -1.0)])
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    swapped = noise.clone()
+    swapped.flatten(1)[:, :512], swapped.flatten(1)[:, 512:1024] = (noise.flatten(1)[:, a : a + 512] for a in (512, 0))
+    every = torch.cat([points, flat, noise, swapped])
+    assert len(set(fingerprints(every))) == len(every)
+    assert fingerprints(every[1:]) == fingerprints(every)[1:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.uint8, torch.bool], ids=str)
+def test_large_samples_of_few_values_are_known_by_content(dtype):
+    """Every set of eight broad bars, and pictures of one grey: what is alike in all columns must not cancel out."""
+    bars = torch.cartesian_prod(*[torch.arange(2)] * 8).repeat_interleave(8, 1)[:, :, None].expand(-1, -1, 64)
+    greys = torch.arange(2, 256).view(-1, 1, 1).expand(-1, 64, 64)
+    every = (bars if dtype == torch.bool else torch.cat([bars, greys])).to(dtype)
+    assert len(set(fingerprints(every))) == len(every)
+    if dtype == torch.uint8:
+        assert len(set(fingerprints(torch.cat([3 * bars, bars]).to(dtype)))) == 2 * len(bars) - 1
+
+
+def test_the_same_text_is_known_however_far_it_is_padded():
+    ids, mask = torch.arange(24).view(4, 6) + 1, torch.arange(6) < torch.tensor([[4], [6], [1], [3]])
+    plain = {"input_ids": ids, "attention_mask": mask.long()}
+    further = {name: torch.nn.functional.pad(value * mask, (0, 3)) for name, value in plain.items()}
+    before = {name: torch.nn.functional.pad(value * mask, (5, 0)) for name, value in plain.items()}
+    assert fingerprints(plain) == fingerprints(further) == fingerprints(before)
+    assert len(set(fingerprints(plain))) == 4
+    assert fingerprints(plain) != fingerprints({**plain, "input_ids": ids + 1})
+
+
+def test_what_all_samples_share_leaves_none_out():
+    x = torch.arange(6.0).view(3, 2)
+    assert fingerprints({"x": x, "scale": torch.ones(1)}) == fingerprints(x) == fingerprints(x.to_sparse())
+
+
 # ---------------------------------------------------------------- trust
 
 
@@ -612,7 +652,8 @@ def test_a_coverage_is_a_share(found, digits, coverage):
 def test_class_scores_that_say_nothing_are_refused(net, stats, digits):
     inputs, labels = next(iter(digits[1].batches(360)))
     inputs[2] = torch.nan
-    with pytest.raises(InputError, match="class scores must be numbers; they are NaN for 1 samples of batch 0"):
+    said = "class scores must be finite, or minus infinity for some of the classes; they are not for 1 samples of batch 0"
+    with pytest.raises(InputError, match=said):
         cofire.trust(net, digits[0].batches(), stats, validation=[(inputs, labels)])
     only = Telltale(10)
     train, held = telltale(500, 0), telltale(300, 1)
@@ -620,6 +661,17 @@ def test_class_scores_that_say_nothing_are_refused(net, stats, digits):
     theirs = cofire.record(only, train, progress=False)
     with pytest.raises(InputError, match="two largest class scores must be finite; they are not for 300 of 300 validation"):
         cofire.trust(only, train, theirs, validation=held)
+
+
+def test_validation_samples_that_lack_a_class_are_said(net, stats, digits):
+    """The first ones of a sorted file; a class that chance may leave out of a few samples is no matter."""
+    held = digits[1].subset(digits[1].labels.sort(stable=True).indices[:150])
+    words = "no validation sample is of 5, 6, 7, 8, 9, though a random choice would have some"
+    with pytest.warns(CofireWarning, match=words):
+        cofire.trust(net, digits[0].batches(), stats, validation=held.batches())
+    few = digits[1].subset(range(12))
+    assert len(few.labels.unique()) < 10
+    cofire.trust(net, digits[0].batches(), stats, validation=few.batches())
 
 
 def test_a_risk_that_cannot_be_had(found):
@@ -644,6 +696,12 @@ def test_wrong_arguments_are_named(net, stats, digits):
         cofire.familiarity(stats, net, iter([]))
     with pytest.raises(InputError, match="sample must be one of the 256, from 0 on; found 256"):
         cofire.familiarity(stats, net, inputs).explain(256)
+    with pytest.raises(InputError, match=r"stats must be firing statistics; found FCNN\. cofire\.record makes them\."):
+        cofire.familiarity(net, stats, inputs)
+    with pytest.raises(InputError, match=r"layers must be names of layers; found 2\."):
+        cofire.familiarity(stats, net, inputs, layers=2)
+    with pytest.raises(LayerError, match=r"layers must name at least one layer; found none\."):
+        cofire.familiarity(stats, net, inputs, layers=[])
     bare = cofire.record(net, digits[0].batches(), by_class=False, progress=False)
     with pytest.raises(InputError, match="at=\"mean\" needs histograms by class of layer 'relu1'"):
         cofire.familiarity(bare, net, inputs, at="mean")

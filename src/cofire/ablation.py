@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, check_readable_again, logits_of
+from cofire.batches import Batch, as_batch, check_readable_again
 from cofire.calls import calls_of
 from cofire.chains import Chain, Walk, chain_from
 from cofire.consumers import outgoing_weights
 from cofire.curves import Curve
-from cofire.errors import InputError, LayerError, ModelError
+from cofire.errors import InputError, LayerError, checked_seed
 from cofire.firing import covariance, unit_spread
 from cofire.layer import LayerStats
 from cofire.listing import LayerInfo
@@ -22,6 +22,7 @@ from cofire.moments import covariances, fisher_moments
 from cofire.orders import ASCENDING, GREEDY, WEIGHTED, check_statistics, scores_of, sequence
 from cofire.prefixes import kept_before
 from cofire.progress import track
+from cofire.readings import form_of, scores_in
 from cofire.resuming import Resumable
 from cofire.stats import FiringStats
 from cofire.taps import Taps
@@ -75,6 +76,7 @@ def ablate(
     Raises:
         InputError: An unknown measure, order or fill, scores or steps that do not fit, statistics of another model.
         LayerError: A layer that the statistics do not hold, or that the model did not call.
+        ModelError: The model gives no class scores, or for another number of classes than the statistics have.
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=200)
@@ -95,7 +97,7 @@ def _curve(
     seed: int, device, progress: bool, state: Resumable,
 ) -> Curve:  # fmt: skip
     """What :func:`ablate` gives; the state stays where it is kept."""
-    names = _layers(stats, layers)
+    names, seed = _layers(stats, layers), checked_seed(seed)
     order = "random" if isinstance(by, str) and by == "random" else order
     if order not in ("ascending", "descending", "random"):
         raise InputError('order must be "ascending", "descending" or "random"', f"found {order!r}")
@@ -234,8 +236,8 @@ class _Ablation:
         if item is None:
             raise InputError("there must be at least one sample", "the batches are empty")
         batch = as_batch(item, self.device, self.stats.classes, "batch 0")
-        if logits_of(self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)) is None:
-            raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
+        output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+        self.form = form_of(output, self.stats.classes, self.taps.sigmoid)
         self.taps.check()
         for name in self.names:
             info = self.taps.known.get(name)
@@ -326,10 +328,11 @@ class _Ablation:
         with nullcontext() if self.chain is not None else kept_before(self.taps, waiting[0][0], self.names[0]):
             for run, order in enumerate(runs):
                 right, losses = [], []
-                for logits in self._walk(waiting, order, at) if self.chain is not None else self._masked(waiting, order, at):
-                    right.append(logits.max(1).indices == labels)
+                for output in self._walk(waiting, order, at) if self.chain is not None else self._masked(waiting, order, at):
+                    scores = scores_in(output, self.form).float()
+                    right.append(scores.max(1).indices == labels)
                     # several times as fast along rows
-                    losses.append(F.cross_entropy(logits.float().T[None], labels[None], reduction="sum"))
+                    losses.append(F.cross_entropy(scores.T[None], labels[None], reduction="sum"))
                 totals["correct"][run] += (torch.stack(right).float() @ member).long().cpu()
                 totals["losses"][run] += torch.stack(losses).cpu()
 
@@ -346,8 +349,8 @@ class _Ablation:
                 since = 0
             yield walk.settle()
 
-    def _masked(self, waiting: list[tuple[Any, Tensor]], order, at: list[int]) -> Iterator[Tensor]:
-        """The logits at each step, each by what follows the first layer of a forward pass."""
+    def _masked(self, waiting: list[tuple[Any, Tensor]], order, at: list[int]) -> Iterator[Any]:
+        """The outputs at each step, each by what follows the first layer of a forward pass."""
         ((batch, _),) = waiting
         for removed in at:
             gone: dict[str, list[int]] = {}
@@ -364,7 +367,4 @@ class _Ablation:
                 output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
             finally:
                 self.taps.edit = None
-            logits = logits_of(output)
-            if logits is None:
-                raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
-            yield logits
+            yield output

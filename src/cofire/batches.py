@@ -1,10 +1,10 @@
 """What a batch holds: inputs, labels and, for padded text, which tokens count; and what a model's output predicts."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +20,7 @@ __all__ = [
     "classes_of",
     "example_batch",
     "fingerprints",
+    "is_probability",
     "logits_of",
     "predictions",
     "samples_in",
@@ -104,6 +105,12 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
             "a batch must be (inputs, labels) or a mapping with labels",
             f"{place} is {type(item).__name__}{shape}",
             "Statistics are by class, so every sample needs its true class.",
+        )
+    if isinstance(labels, int) or getattr(labels, "ndim", 1) == 0:
+        raise InputError(
+            "a batch must hold the labels of its samples",
+            f"{place} has the one label {labels}",
+            "A data set of single samples needs a DataLoader around it; cofire's own have .batches().",
         )
     samples = samples_in(inputs)
     labels = as_labels(labels, samples, classes, device)
@@ -234,15 +241,27 @@ def class_names_of(batches: Iterable) -> list[str] | None:
     return None
 
 
-def predictions(logits: Tensor | None, classes: int, probabilities: bool = False) -> Tensor | None:
+def is_probability(output: Tensor, sigmoid: bool) -> bool:
+    """Whether a model's single output is the probability of the second of two classes; else it is its logit.
+
+    It is where the model ends with a sigmoid. That the output lies between 0 and 1 does not say so: a few logits may.
+
+    Args:
+        output: The model's output, [samples, 1].
+        sigmoid: What :attr:`cofire.watching.Watch.sigmoid` says of the model.
+    """
+    return sigmoid and bool(((output >= 0) & (output <= 1)).all())
+
+
+def predictions(logits: Tensor | None, classes: int, sigmoid: bool = False) -> Tensor | None:
     """Predicted classes [samples]; None where the output's width is not the number of classes.
 
-    A single output stands for two classes: above 0, or above a half where the model ends with a sigmoid.
+    A single output stands for two classes: the second above 0, or above a half where :func:`is_probability` says so.
     """
     if logits is None:
         return None
     if logits.shape[1] == 1 and classes == 2:
-        return (logits[:, 0] > (0.5 if probabilities else 0.0)).long()
+        return (logits[:, 0] > (0.5 if is_probability(logits, sigmoid) else 0.0)).long()
     return logits.argmax(1) if logits.shape[1] == classes else None
 
 
@@ -257,15 +276,19 @@ def valid_rows(batches: Iterable) -> int | None:
     return -(-(total - sampler.rank) // sampler.num_replicas)  # type: ignore[union-attr]
 
 
-def fingerprints(inputs: Any) -> list[bytes]:
-    """A digest of each sample of a model's inputs, the same wherever its content is the same.
+def fingerprints(inputs: Any) -> list[int]:
+    """A digest of each sample of a model's inputs, the same in this process wherever its content is, however far it is padded.
 
     >>> a, b, c = fingerprints(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
     >>> a == c, a == b
     (True, False)
     """
-    parts = [_rows(tensor) for tensor in _tensors(inputs)]
-    return [hashlib.sha256(b"".join(rows)).digest()[:16] for rows in zip(*parts, strict=False)]  # processors know this one
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    digests = [0] * (samples_in(inputs) or 0)
+    for tensor in _tensors(inputs):
+        if len(tensor) == len(digests):
+            digests = [hash((before, bytes(row))) for before, row in zip(digests, _rows(tensor, mask), strict=True)]
+    return digests
 
 
 def _tensors(inputs: Any) -> list[Tensor]:
@@ -276,6 +299,14 @@ def _tensors(inputs: Any) -> list[Tensor]:
     return [inputs] if isinstance(inputs, Tensor) and inputs.ndim else []
 
 
-def _rows(tensor: Tensor) -> list[bytes]:
-    plain = tensor.detach().cpu().reshape(len(tensor), -1).contiguous()
-    return [row.tobytes() for row in plain.view(torch.uint8).numpy()]
+def _rows(tensor: Tensor, mask: Tensor | None) -> list[memoryview]:
+    """The bytes of every sample; of texts those of the tokens that count."""
+    if mask is None or tensor.shape[:2] != mask.shape:
+        return [row.data for row in _bytes(tensor)]
+    kept = mask.bool()
+    return [rows.data for rows in np.split(_bytes(tensor[kept]), kept.sum(1).cumsum(0)[:-1].cpu().numpy())]
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    """uint8 [rows, bytes]."""
+    return tensor.detach().cpu().to_dense().reshape(len(tensor), -1).contiguous().view(torch.uint8).numpy()

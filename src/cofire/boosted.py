@@ -74,11 +74,12 @@ class Rereading(nn.Module):
         mean, scale, weights = torch.cat(means), torch.cat(scales), stack.other * weights.cpu()
         intercept = stack.offset.cpu() + weights[-1] - (columns.of((mean / scale)[None]) @ weights[:-1])[0]
         layers = {block.layer: block.share for block in columns.blocks}
-        if columns.place is None or columns.sign is None:
+        if columns.hashing is None:
             return cls(stack.own, intercept, layers, weights[:-1] / scale[:, None])
-        sums = [(columns.place == place).nonzero()[:, 0] for place in range(columns.width)]
+        place, factors = columns.hashing.place, columns.hashing.sign / scale
+        sums = list(place.argsort(stable=True).split(place.bincount().tolist()))
         order = pad_sequence(sums, batch_first=True)  # by number 0, times 0
-        factors = pad_sequence([(columns.sign / scale)[chosen] for chosen in sums], batch_first=True)
+        factors = pad_sequence([factors[chosen] for chosen in sums], batch_first=True)
         return cls(stack.own, intercept, layers, weights[:-1], order, factors)
 
     def forward(self, scores: Tensor, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Tensor:

@@ -13,24 +13,19 @@ from torch import Tensor, nn
 from cofire.batches import check_readable_again
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
-from cofire.errors import CofireWarning, InputError
+from cofire.descents import Descent
+from cofire.errors import CofireWarning, InputError, checked_seed
 from cofire.gains import FEWEST, are_gains, class_rows, reliability_rows, rows_of, words_of
 from cofire.hidden import columns_of
 from cofire.keeping import Rows
+from cofire.orders import check_kind
 from cofire.readings import Reader
-from cofire.residuals import RIDGES, Corrector, Sums
-from cofire.scoring import log_loss
-from cofire.stacking import Stack, cross_fitted, stacked, together
+from cofire.residuals import added
+from cofire.stacking import Stack, cross_fitted, stacked
 from cofire.stats import FiringStats
 from cofire.wrappers import unwrap
 
 __all__ = ["boost"]
-
-_STEPS, _WORTH = 10, 0.003
-"""Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
-
-_MIDDLE = 3
-"""The first ridge to try, with its neighbours, of :data:`cofire.residuals.RIDGES`."""
 
 
 def boost(
@@ -41,15 +36,15 @@ def boost(
     r"""A frozen model with a head that reads its hidden layers again, beside the controls that say what the head is worth.
 
     ``method="auto"`` adds a linear function of all hidden units to the class scores. It comes in closed form from sums over
-    ``batches``, and ``validation`` fits how much of it is added:
+    ``batches``, and ``validation`` says how much of it is added:
 
     .. math:: a\,z + b\,x W + c, \qquad W = (H/n + \lambda D)^{-1} G / n .
 
-    It is accepted only where, on held-out samples of which each is judged by a and b fitted without it, it lowers the log-loss
-    below that of a fitted temperature with a 95 % interval above 0, and no accuracy is lost. Ridge and steps are chosen on all
-    held-out samples, so that gains on them are a little too large; those on ``test`` are not. Else the model comes back, with
-    a temperature if that lowers the log-loss in the same sense. ``method="paper"`` is the auxiliary net of the paper, and
-    always accepted.
+    It is accepted only where, on held-out samples of which each is judged by ridge, steps, a and b fitted without it, it lowers
+    the log-loss below that of a fitted temperature with a 95 % interval above 0, and no accuracy is lost. Else the model comes
+    back, with a temperature if that lowers the log-loss in the same sense. Fewer than fifty different held-out samples, and
+    those that lack classes which a random choice would have, confirm nothing. ``method="paper"`` is the auxiliary net of the
+    paper, and always accepted.
 
     Data whose hidden units fit into 512 MB are read once for the fit; others once more for each step, with the same result.
 
@@ -62,8 +57,8 @@ def boost(
         stats: Firing statistics of the model on training data.
         validation: Labelled data that neither the model nor ``batches`` saw.
         method: "auto" or "paper".
-        layers: The hidden layers to read: names, or how many of the last; by default all ("auto") or the last ("paper", whose
-            controls read all).
+        layers: The hidden layers to read: names, globs, or how many of the last; by default all ("auto") or the last ("paper",
+            whose controls read all).
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
         features: Fit at most so many numbers per sample; the fit takes five to a dozen times its square in memory, in float64.
@@ -96,6 +91,8 @@ def boost(
         raise InputError("features must be a whole number, at least 1", f"found {features!r}")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise InputError("rate must be above 0", f"found {rate!r}")
+    seed = checked_seed(seed)
+    check_kind(stats)
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
@@ -105,26 +102,30 @@ def boost(
     asked = _chosen(stats, layers, 1 if method == "paper" else len(stats))
     with Reader(model, stats, list(stats) if method == "paper" and controls else asked, device) as reader:
         fitting = _Fitting(reader, batches, validation, features, seed, progress)
-        fitting.sum(controls)
-        fitting.steps()
+        fitting.descent.run(random=controls)
         paper, methods = None, {}
         if controls or method == "paper":
             paper, methods = fitting.controls(copied, asked if method == "paper" else asked[-1:], scaled, rate)
-        held = fitting.measured(fitting.validation, methods, fitting.weights)
+        held = fitting.measured(fitting.validation, methods, fitting.descent.weights)
         tested, seen = None, [("validation", fitting.validation, "batches", fitting.batches)]
         if test is not None:
             unseen = fitting.rows_of(test, "measuring on test")
-            tested = fitting.measured(unseen, methods, fitting.weights)
+            tested = fitting.measured(unseen, methods, fitting.descent.weights)
             seen += [("test", unseen, "batches", fitting.batches), ("test", unseen, "validation", fitting.validation)]
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
     for name, mine, other, theirs in seen:
         if both := len(mine.fingerprints & theirs.fingerprints):
             said = f"{both:,} samples of {name} are in {other} too: gains look larger than they are"
             warnings.warn(said, CofireWarning, stacklevel=2)
-    if len(held.labels) < FEWEST:
-        fitting.notes.append(f"Fewer than {FEWEST} held-out samples confirm nothing.")
-    scores, stacks = _fitted(held, seed)
-    decision = "paper" if method == "paper" else _decided(scores, held.labels)
+    different = len(fitting.validation.fingerprints)
+    if again := len(held.labels) - different:
+        said = f"{again:,} samples of validation are there already: gains look surer than they are"
+        warnings.warn(said, CofireWarning, stacklevel=2)
+    if different < FEWEST:
+        fitting.notes.append(f"Fewer than {FEWEST} different held-out samples confirm nothing.")
+    scores, stacks = _fitted(held, fitting.descent.paths.scores(), seed)
+    believed = different >= FEWEST and not fitting.descent.lopsided
+    decision = "paper" if method == "paper" else _decided(scores, held.labels) if believed else "model"
     table, label = rows_of(_named(scores, decision), held.labels, "held-out"), held.labels
     if tested is not None:
         scores = {name: stack(tested.own, tested.others.get(name, ())) for name, stack in stacks.items()}
@@ -134,7 +135,7 @@ def boost(
     if decision == "paper":
         head = paper  # type: ignore[assignment]
     elif decision == "auto":
-        head = Rereading.of(stacks["auto"], fitting.columns, fitting.weights[stacks["auto"].place])
+        head = Rereading.of(stacks["auto"], fitting.columns, fitting.descent.weights[stacks["auto"].place])
     split = table[-1]["split"]
     record = {
         "method": method, "decision": decision, "rows": table,
@@ -162,114 +163,14 @@ class _Fitting:
         self.columns = columns_of(reader.stats, reader.names, features, seed)
         self.batches = self.rows_of(batches, "boost, fitting")
         self.validation = self.rows_of(validation, "boost, held-out data")
-        self.lots = torch.Generator().manual_seed(seed)
-        self.notes: list[str] = []
-        self.weights: Tensor = torch.empty(0)
-        self.place = _MIDDLE
+        self.descent = Descent(self.batches, self.validation, reader.stats, seed, reader.device)
+        self.notes = self.descent.notes
         if self.columns.width < self.columns.numbers:
             self.notes.append(f"Its {self.columns.numbers:,} hidden units are hashed into {self.columns.width:,} numbers.")
 
     def rows_of(self, data: Iterable, what: str) -> Rows:
         """The numbers of a data set."""
         return Rows(self.reader, data, self.columns, what, self.progress)
-
-    def sum(self, random: bool) -> None:
-        """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
-        classes, held = self.stats.classes, [(part.scores, part.labels) for part in self.validation]
-        scores, labels = map(torch.cat, zip(*held, strict=True))
-        calm, there = stacked(scores, labels).own, set(labels.tolist())
-        if missing := [name for place, name in enumerate(self.stats.class_names) if place not in there]:
-            named = f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
-            self.notes.append(f"No held-out sample is of {named}: what is done to that class is not judged.")
-        sums = Sums(self.columns.width, classes, self.reader.device)
-        counts = torch.zeros(classes, dtype=torch.int64)
-        self.random = torch.zeros_like(sums.gradient)
-        shares = self.stats.class_counts.double() / self.stats.samples
-        right = 0
-        for row, scores, labels in self.batches:
-            sums.update(row, calm * scores, labels)
-            if random:
-                drawn = torch.multinomial(shares, len(row), replacement=True, generator=self.lots).to(labels)
-                self.random += sums.gradient_of(row, calm * scores, drawn)
-            counts += torch.bincount(labels, minlength=classes).cpu()
-            right += int((scores.argmax(1) == labels).sum())
-        empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
-        if empty:
-            raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
-        if right == sums.samples:
-            self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
-        self.corrector = self.latest = Corrector(sums)
-
-    def steps(self) -> None:
-        """Corrections, each from the best so far, while held-out log-loss falls.
-
-        Held-out samples say how far to go along the best correction, new steps by three ridges, and the last change.
-        """
-        stack, reached = self.first()
-        own, best, change = stack.own, stack.other * self.weights[stack.place], None
-        for _ in range(_STEPS):
-            corrector, gradient = self.at(own, best)
-            found = {place: corrector(gradient, RIDGES[place], best) for place in sorted(self.near())}
-            steps = {place: further - best for place, further in found.items() if further is not None}
-            if not steps:  # all of these ridges are below the rounding of the sums
-                break
-            added = torch.stack([best, *steps.values(), *([] if change is None else [change])])
-            held = self.measured(self.validation, {}, added)
-            scores = torch.stack([held.own, *held.others["auto"]]).double()
-            factors = together(scores, held.labels, [own, 1.0])
-            far = factors[2 : 2 + len(steps)].abs() * added[1 : 1 + len(steps)].flatten(1).norm(dim=1)
-            own, self.place = float(factors[0]), list(steps)[int(far.argmax())]
-            further = torch.tensordot(factors[1:], added, 1)
-            change, best = further - best, further
-            loss = log_loss(torch.tensordot(factors, scores, 1), held.labels)
-            if loss > (1 - _WORTH) * reached:
-                break
-            reached = loss
-        self.weights = best[None]
-
-    def first(self) -> tuple[Stack, float]:
-        """The best stack of first corrections, by the best ridge and its neighbours, and its held-out log-loss."""
-        weights, others, places, tried = [], [], [], set()
-        best: tuple[Stack, float] | None = None
-        while wanted := self.near() - tried:
-            tried |= wanted
-            found = {place: self.corrector(self.corrector.sums.gradient, RIDGES[place]) for place in sorted(wanted)}
-            offered = [further for further in found.values() if further is not None]
-            if not offered:
-                self.place += not weights  # all of them are below the rounding of the sums
-                continue
-            places += [place for place, further in found.items() if further is not None]
-            held = self.measured(self.validation, {}, torch.stack(offered))
-            weights, others = weights + offered, others + held.others["auto"]
-            stack = stacked(held.own, held.labels, others)
-            self.place = places[stack.place]
-            best = stack, log_loss(stack(held.own, others), held.labels)
-        if best is None:
-            raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
-        self.weights = torch.stack(weights)
-        return best
-
-    def near(self) -> set[int]:
-        """The places of the present ridge and its neighbours."""
-        return {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES)))
-
-    def at(self, own: float, weights: Tensor) -> tuple[Corrector, Tensor]:
-        """A corrector and the gradient at the model's scores times a factor and a correction.
-
-        It is the one that there is, until samples weigh half as much as in its sums: then its steps would be too short.
-        """
-        sums = self.latest.sums
-        gradient, weight = torch.zeros_like(sums.gradient), 0.0
-        for row, scores, labels in self.batches:
-            scores = own * scores + _added(row, weights[None])[0]
-            gradient += Sums.gradient_of(row, scores, labels)
-            weight += float(Sums.weights_of(scores).sum())
-        if self.latest is self.corrector and weight < sums.weight / 2:
-            sums = Sums(self.columns.width, self.stats.classes, self.reader.device)
-            for row, scores, labels in self.batches:
-                sums.update(row, own * scores + _added(row, weights[None])[0], labels)
-            self.latest = Corrector(sums)
-        return self.latest, gradient
 
     def controls(self, copied: nn.Module | None, names: list[str], scaled: bool, rate: float):
         """The paper's head of some layers, and what stands beside the boost: all of it where there is a copy to train on."""
@@ -279,7 +180,7 @@ class _Fitting:
         parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in {*names, last}}
         if copied is not None:
             parts |= {"numbers": numbers, "inputs": inputs_of}
-        kept, share = keep(reader, batches, parts, self.corrector.sums.samples, self.seed, self.progress)
+        kept, share = keep(reader, batches, parts, self.descent.samples, self.seed, self.progress)
         if share < 1:
             self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
         paper = paper_head(kept, self.stats, names, scaled, self.seed)
@@ -288,9 +189,8 @@ class _Fitting:
             mixed = paper_head(kept, self.stats, names, scaled, self.seed, mixed=True)
             methods["paper: predictions only"] = predictions_only(kept, self.stats.classes, self.seed)
             methods["paper: permuted units"] = lambda reading: [mixed(reading.logits, reading.units, reading.firing)]
-            noise = self.corrector.as_before(self.random)
             methods |= probes(kept, self.columns, last)
-            methods["random labels"] = lambda reading: _added(self.columns.of(numbers(reading)), noise)
+            methods["random labels"] = lambda reading: added(self.columns.of(numbers(reading)), self.descent.noise)
             try:
                 trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
             except (RuntimeError, ValueError) as error:  # of PyTorch: no parameters, no gradient, a batch of one to normalise
@@ -310,7 +210,7 @@ class _Fitting:
         for reading, (row, scores, true) in data.read() if methods else zip(itertools.repeat(None), data):
             own.append(scores)
             labels.append(true)
-            others["auto"].append(_added(row, weights))
+            others["auto"].append(added(row, weights))
             if reading is not None:
                 for name, method in methods.items():
                     others[name].append(method(reading))
@@ -318,8 +218,8 @@ class _Fitting:
         return _Measured(torch.cat(own), torch.cat(labels), joined)
 
 
-def _fitted(held: _Measured, seed: int) -> tuple[dict[str, Tensor], dict[str, Stack]]:
-    """Held-out scores of every method from fits without the sample's fold, and the fits to all of them."""
+def _fitted(held: _Measured, judged: Tensor, seed: int) -> tuple[dict[str, Tensor], dict[str, Stack]]:
+    """Held-out scores of every method from fits without the sample's fold ("auto": as judged), and the fits to all of them."""
     nothing = torch.zeros(held.own.shape[1], dtype=torch.float64)
     scores: dict[str, Tensor] = {"model": held.own.double(), "temperature": cross_fitted(held.own, held.labels, seed=seed)}
     stacks = {"model": Stack(1.0, 0.0, nothing), "temperature": stacked(held.own, held.labels)}
@@ -327,7 +227,7 @@ def _fitted(held: _Measured, seed: int) -> tuple[dict[str, Tensor], dict[str, St
         if name in AS_THEY_ARE:
             scores[name], stacks[name] = others[0].double(), Stack(0.0, 1.0, nothing)
         else:
-            scores[name] = cross_fitted(held.own, held.labels, others, seed=seed)
+            scores[name] = judged if name == "auto" else cross_fitted(held.own, held.labels, others, seed=seed)
             stacks[name] = stacked(held.own, held.labels, others)
     return scores, stacks
 
@@ -348,18 +248,7 @@ def _named(scores: dict[str, Tensor], decision: str) -> dict[str, Tensor]:
     return first | others
 
 
-def _added(row: Tensor, weights: Tensor) -> list[Tensor]:
-    """What each of several corrections adds to the scores."""
-    wide = torch.cat(list(weights.to(row)), 1)
-    return list(torch.addmm(wide[-1], row, wide[:-1]).split(weights.shape[2], 1))
-
-
 def _chosen(stats: FiringStats, layers: int | str | Sequence[str] | None, default: int) -> list[str]:
     if isinstance(layers, bool | float) or (isinstance(layers, int) and not 1 <= layers <= len(stats)):
         raise InputError(f"layers as a number is how many of the last, 1 to {len(stats)}", f"found {layers!r}")
-    if layers is None or isinstance(layers, int):
-        return list(stats)[-(layers or default) :]
-    asked = {layers} if isinstance(layers, str) else set(layers)
-    for name in asked:
-        stats[name]  # says which layer is closest where there is none of that name
-    return [name for name in stats if name in asked]
+    return list(stats)[-(layers or default) :] if layers is None or isinstance(layers, int) else stats.named(layers)

@@ -26,7 +26,7 @@ from cofire.archives import (
     image_tar,
     read_idx,
 )
-from cofire.errors import DataError, FileError, InputError
+from cofire.errors import DataError, FileError, InputError, checked_seed
 from cofire.files import atomic, sweep
 from cofire.images import Batches, Images, spread
 
@@ -109,8 +109,7 @@ def load(
         >>> load("digits", "test")
         Images(digits test: 360 of 1x8x8, 10 classes)
     """
-    if seed < 0:
-        raise InputError("seed is 0 or more", f"found {seed}")
+    seed = checked_seed(seed)
     shape = (size, size) if isinstance(size, int) else size
     files, part, read = _find(name, split, Path(root or os.environ.get("COFIRE_DATA") or "data"), shape, download)
     kept = None

@@ -1,5 +1,8 @@
 """Every error that cofire raises: what was wanted, what was found, what to do."""
 
+from numbers import Integral
+from typing import Any
+
 __all__ = [
     "ActivationError",
     "CofireError",
@@ -11,6 +14,7 @@ __all__ = [
     "MergeError",
     "ModelError",
     "WeightsError",
+    "checked_seed",
 ]
 
 
@@ -66,3 +70,17 @@ class DataError(CofireError, LookupError):
 
 class CofireWarning(UserWarning):
     """Something that changes the meaning of a result without stopping it."""
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed as a plain number.
+
+    Raises:
+        InputError: It is no whole number that every generator takes.
+
+    >>> checked_seed(3)
+    3
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+        raise InputError("seed must be a whole number from 0 to 4,294,967,295", f"found {seed!r}")
+    return int(seed)

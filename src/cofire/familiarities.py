@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cofire.batches import LABELS
 from cofire.errors import CofireWarning, InputError
 from cofire.likelihoods import Likelihood, check_classes
+from cofire.orders import check_kind
 from cofire.readings import Reader, Reading
 from cofire.stats import FiringStats
 
@@ -210,11 +211,11 @@ def likelihoods_of(stats: FiringStats, layers: str | Sequence[str] | None, at: s
     """The likelihood of each layer, with a warning where nearly no unit's firing tells anything.
 
     Raises:
-        InputError: A class without samples.
+        InputError: A class without samples, or something in place of the statistics.
         LayerError: No such layer.
     """
-    names = [layers] if isinstance(layers, str) else list(stats) if layers is None else list(layers)
-    found = {name: Likelihood.of(stats[name], at) for name in names}
+    check_kind(stats)
+    found = {name: Likelihood.of(stats[name], at) for name in (list(stats) if layers is None else stats.named(layers))}
     check_classes(stats)
     flat = [name for name, likelihood in found.items() if likelihood.varied < 0.1]
     if flat and at == "threshold":

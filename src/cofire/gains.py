@@ -111,10 +111,7 @@ def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> lis
     boost = table["boosted"]
     where = f"{boost['samples']:,} {split} samples"
     if decision == "model":
-        words = [
-            "No gain is confirmed: neither the hidden layers nor a temperature lower the held-out log-loss beyond chance. The "
-            "model is given back."
-        ]
+        words = ["No gain is confirmed, neither of the hidden layers nor of a temperature. The model is given back."]
     elif decision == "temperature":
         words = [
             "The hidden layers add nothing that held-out samples confirm. The model is given back with a fitted temperature."

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from cofire.firing import unit_spread
 from cofire.layer import LayerStats
 from cofire.stats import FiringStats
 
-__all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "Columns", "columns_of"]
+__all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "Columns", "Hashing", "columns_of"]
 
 SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
@@ -39,6 +40,18 @@ class Block:
         return len(self.mean) * (2 if self.share else 1)
 
 
+class Hashing(NamedTuple):
+    """Few sums of many numbers.
+
+    Args:
+        place: Which sum each number goes into, int64 [numbers].
+        sign: With which sign, float32 [numbers].
+    """
+
+    place: Tensor
+    sign: Tensor
+
+
 @dataclass(frozen=True)
 class Columns:
     """What is read of a sample, and the columns that a fit has of it: the numbers as they are, or few sums of them.
@@ -52,13 +65,11 @@ class Columns:
 
     Args:
         blocks: By layer.
-        place: Which sum each number goes into, int64 [numbers]; None where the columns are the numbers.
-        sign: With which sign, float32 [numbers].
+        hashing: How they become sums; None where the columns are the numbers.
     """
 
     blocks: list[Block]
-    place: Tensor | None = None
-    sign: Tensor | None = None
+    hashing: Hashing | None = None
 
     @property
     def numbers(self) -> int:
@@ -68,7 +79,7 @@ class Columns:
     @property
     def width(self) -> int:
         """Columns of a fit."""
-        return self.numbers if self.place is None else int(self.place.max()) + 1
+        return self.numbers if self.hashing is None else int(self.hashing.place.max()) + 1
 
     def plain(self, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Float[Tensor, "samples numbers"]:
         """The numbers of a batch, float32 or float64: centred, and scaled by layer.
@@ -87,9 +98,9 @@ class Columns:
 
     def of(self, numbers: Float[Tensor, "samples numbers"]) -> Float[Tensor, "samples width"]:
         """The columns of these numbers."""
-        if self.place is None or self.sign is None:
+        if self.hashing is None:
             return numbers
-        place, signed = self.place.to(numbers.device), numbers * self.sign.to(numbers)
+        place, signed = self.hashing.place.to(numbers.device), numbers * self.hashing.sign.to(numbers)
         return numbers.new_zeros(len(numbers), self.width).index_add(1, place, signed)
 
 
@@ -110,7 +121,7 @@ def columns_of(stats: FiringStats, layers: list[str], features: int, seed: int =
         return Columns(blocks)
     lots = torch.Generator().manual_seed(seed)
     place = torch.randperm(units, generator=lots) % features
-    return Columns(blocks, place, torch.randint(2, (units,), generator=lots) * 2.0 - 1)
+    return Columns(blocks, Hashing(place, torch.randint(2, (units,), generator=lots) * 2.0 - 1))
 
 
 def _block(layer: LayerStats, share: bool) -> Block:

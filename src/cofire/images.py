@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from cofire.errors import InputError
+from cofire.errors import InputError, checked_seed
 
 __all__ = ["Batches", "Images", "Normalize", "spread"]
 
@@ -126,7 +126,7 @@ class Images:
         count = round(fraction * len(self)) if 0 < fraction < 1 else 0
         if not 0 < count < len(self):
             raise InputError("fraction is between 0 and 1 and leaves neither part empty", f"found {fraction} of {len(self)}")
-        first = spread(self.labels.numpy(), count, seed, equal=False)
+        first = spread(self.labels.numpy(), count, checked_seed(seed), equal=False)
         return self.subset(first), self.subset(np.setdiff1d(np.arange(len(self)), first))
 
     def batches(
@@ -185,9 +185,8 @@ class Batches:
     ):
         if batch_size < 1:
             raise InputError("batch_size is 1 or more", f"found {batch_size}")
-        if seed < 0:
-            raise InputError("seed is 0 or more", f"found {seed}")
-        self.dataset, self.batch_size, self.shuffle, self.seed, self.device = dataset, batch_size, shuffle, seed, device
+        self.dataset, self.batch_size, self.shuffle, self.device = dataset, batch_size, shuffle, device
+        self.seed = checked_seed(seed)
         self.epoch = 0
         self.normalize = _IMAGENET if normalize == "imagenet" else normalize
         if self.normalize is not None:

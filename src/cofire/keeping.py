@@ -44,7 +44,7 @@ class Rows:
 
     def __init__(self, reader: Reader, batches: Iterable, columns: Columns, what: str, progress: bool = False):
         self.reader, self.batches, self.columns, self.what, self.progress = reader, batches, columns, what, progress
-        self.fingerprints: set[bytes] = set()
+        self.fingerprints: set[int] = set()
         """Of the samples, once they have been read."""
         self._kept: list[Part] | None = None
 

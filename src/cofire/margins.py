@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cofire.batches import as_batch, logits_of
+from cofire.batches import as_batch
 from cofire.errors import InputError
 from cofire.progress import track
-from cofire.readings import form_of, scores_in
+from cofire.readings import form_in, scores_in
 from cofire.scoring import correct, losses
 from cofire.wrappers import called, device_of, evaluating
 
@@ -61,11 +61,8 @@ def outputs(model: nn.Module, batches: Iterable, device: Any = None, progress: b
             batch = as_batch(item, device, None, f"batch {index}")
             if not len(batch):
                 continue
-            output = called(model, batch.inputs)
-            if not form:
-                found = logits_of(output)
-                form = form_of(output, 2 if found is None else max(found.shape[1], 2))
-            parts.append(_of_batch(scores_in(output, form).double(), batch.labels, index))
+            form = form or form_in(model, batch)
+            parts.append(_of_batch(scores_in(called(model, batch.inputs), form).double(), batch.labels, index))
     if not parts:
         raise InputError("there must be at least one sample", "the batches are empty")
     return Outputs(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

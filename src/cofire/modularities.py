@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cofire.bisection import bisect
-from cofire.errors import InputError
+from cofire.errors import InputError, checked_seed
 from cofire.graphs import Coactivation
 
 __all__ = ["modularity", "modularity_bisection", "modularity_chen", "modularity_shen"]
@@ -129,7 +129,7 @@ def modularity_bisection(graph: Graph, seed: int = 0, weighted: bool = True) -> 
     Raises:
         InputError: Not a symmetric matrix of finite weights that are not negative.
     """
-    adjacency = _matrix(graph)
+    adjacency, seed = _matrix(graph), checked_seed(seed)
     return modularity(graph, bisect(adjacency if weighted else adjacency.sign(), seed), weighted)
 
 

@@ -117,7 +117,7 @@ def fisher_moments(
         for batch in batches:
             seen.clear()
             output = taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask, gradients=True)
-            form = form or form_of(output, classes)
+            form = form or form_of(output, classes, taps.sigmoid)
             logits = scores_in(output, form)
             found = list(seen.items())
             slopes = torch.autograd.grad(

@@ -232,7 +232,6 @@ class Monitor:
         if self._window is None:
             self._watch.check()
             self._window = Window(self.classes, self.choices, self.threshold)
-        sigmoid = any(info.kind == "sigmoid" and "output" in info.reason for info in self._watch.skipped.values())
         for one, part in zip(passes, labels.split([one.samples for one in passes]), strict=True):
             if not _finite(one.seen):
                 self._left_out += one.samples
@@ -240,7 +239,7 @@ class Monitor:
                     "activations that are not finite: the batch is left out of the statistics", CofireWarning, stacklevel=3
                 )
                 continue
-            self._window.add(one.seen, part, predictions(one.logits, self.classes, sigmoid))
+            self._window.add(one.seen, part, predictions(one.logits, self.classes, self._watch.sigmoid))
         self._labelled = True
 
     # ------------------------------------------------------------ windows

@@ -11,7 +11,7 @@ from typing import Any, final, overload
 import torch
 from torch import nn
 
-from cofire.errors import InputError, ModelError
+from cofire.errors import InputError, ModelError, checked_seed
 
 __all__ = ["FCNN", "PAPERS", "fcnn", "optional", "paper", "resnet18_cifar", "seeded", "unknown", "vgg16_cifar"]
 
@@ -239,7 +239,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach for the GPU's generators too
+    torch.default_generator.manual_seed(checked_seed(seed))  # torch.manual_seed would reach for the GPU's generators too
     try:
         yield
     finally:

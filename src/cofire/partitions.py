@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cofire.bisection import bisect
-from cofire.errors import InputError
+from cofire.errors import InputError, checked_seed
 from cofire.graphs import Coactivation
 from cofire.leiden import leiden
 from cofire.modularities import modularity
@@ -157,6 +157,7 @@ def communities(
         raise InputError("resolution must be a positive number", f"found {resolution!r}")
     if not isinstance(seeds, int) or seeds < 1:
         raise InputError("seeds must be a whole number of at least 1", f"found {seeds!r}")
+    seed = checked_seed(seed)
     found = [finders[method](seed + step) for step in range(seeds)]
     pairs = [_alike(one.tolist(), other.tolist()) for one, other in combinations(found, 2)]
     numbered = [_by_size(partition) for partition in found]

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from cofire.attention import head_sizes, set_head_counts
-from cofire.batches import as_batch, example_batch, logits_of
-from cofire.errors import CofireWarning, InputError, ModelError
+from cofire.batches import as_batch, example_batch
+from cofire.errors import CofireWarning, InputError
 from cofire.grouping import Group
 from cofire.plans import Plan
+from cofire.readings import form_in, scores_in
 from cofire.resizing import RESIZABLE, resize
 from cofire.stats import FiringStats
 from cofire.weights import load_weights, shapes
@@ -238,16 +239,14 @@ def _count(keep, group: Group) -> int:
 
 
 def accuracy_of(model: nn.Module, batches: Iterable, classes: int) -> float:
-    """Share of samples that a model classifies correctly, in eval mode."""
-    right = total = 0
+    """Share of samples that a model classifies correctly, in eval mode; a single output stands for two classes."""
+    right, total, form = 0, 0, ""
     device = device_of(model)
     with evaluating(model), torch.no_grad():
         for index, item in enumerate(batches):
             batch = as_batch(item, device, classes, f"batch {index}")
-            logits = logits_of(called(model, batch.inputs))
-            if logits is None:
-                raise ModelError("the model must give logits [samples, classes]", "its output holds no such tensor")
-            right += int((logits.argmax(1) == batch.labels).sum())
+            form = form or form_in(model, batch, classes)
+            right += int((scores_in(called(model, batch.inputs), form).argmax(1) == batch.labels).sum())
             total += len(batch)
     if not total:
         raise InputError("there must be at least one sample", "the batches are empty")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cofire.errors import InputError
+from cofire.errors import InputError, checked_seed
 
 if TYPE_CHECKING:
     import pandas
@@ -124,7 +124,9 @@ def granulated_kendall(
     found = list(places)
     x, y = (np.array([np.mean([series[i] for i in at]) for at in places.values()]) for series in (values, targets))
     known = [math.isfinite(a + b) for a, b in zip(x, y, strict=True)]
-    lots = np.random.default_rng(seed).multinomial(len(found), np.full(len(found), 1 / len(found)), size=_RESAMPLES)
+    lots = np.random.default_rng(checked_seed(seed)).multinomial(
+        len(found), np.full(len(found), 1 / len(found)), size=_RESAMPLES
+    )
     counts = np.concatenate([np.ones((1, len(found))), lots])  # the models themselves, then resamples of them
     axes, notes = [], [] if all(known) else [f"{known.count(False)} of {len(known)} settings have no number"]
     for axis, name in enumerate(names):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, logits_of, samples_in
-from cofire.errors import InputError, ModelError
+from cofire.batches import Batch, as_batch, is_probability, logits_of, samples_in
+from cofire.errors import InputError, LayerError, ModelError
 from cofire.listing import LayerInfo
 from cofire.orders import check_statistics
 from cofire.progress import track
@@ -17,7 +17,7 @@ from cofire.taps import Taps
 from cofire.weights import digest
 from cofire.wrappers import device_of
 
-__all__ = ["Reader", "Reading", "Sight", "form_of", "scores_in"]
+__all__ = ["Reader", "Reading", "Sight", "form_in", "form_of", "scores_in"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Reader:
 
     Raises:
         InputError: Statistics of another model, or recorded with ``pool="none"`` in some layers and not in others.
-        LayerError: A layer that the statistics do not hold.
+        LayerError: A layer that the statistics do not hold, or none.
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=100)
@@ -68,11 +68,11 @@ class Reader:
 
     def __init__(self, model: nn.Module, stats: FiringStats, layers: str | Sequence[str] | None = None, device: Any = None):
         names = [layers] if isinstance(layers, str) else list(stats) if layers is None else list(layers)
+        if not names:
+            raise LayerError("layers must name at least one layer", "found none", "layers=None takes all.")
         pools = {stats[name].choices.pool for name in names}
         if len(pools) != 1:
-            raise InputError(
-                "layers must be recorded with one way of pooling", f"found {', '.join(sorted(pools)) or 'no layer'}"
-            )
+            raise InputError("layers must be recorded with one way of pooling", f"found {', '.join(sorted(pools))}")
         check_statistics(stats, digest(model))
         self.stats, self.names, self.device = stats, names, device_of(model, device)
         self.taps = Taps(model, names, pools.pop())
@@ -94,7 +94,7 @@ class Reader:
             progress: Show one on a terminal.
 
         Raises:
-            InputError: Batches or labels of another form, or none, or inputs for which class scores are not numbers.
+            InputError: Batches or labels of another form, or none, or inputs whose class scores have no softmax.
         """
         seen = 0
         for index, item in enumerate(track(batches, what, progress)):
@@ -102,8 +102,9 @@ class Reader:
             if len(batch):
                 seen += len(batch)
                 reading = self.read(batch)
-                if unknown := int(reading.logits.isnan().any(1).sum()):
-                    raise InputError("class scores must be numbers", f"they are NaN for {unknown:,} samples of batch {index}")
+                if unknown := int((~reading.logits.amax(1).isfinite()).sum()):  # also where NaN is among them
+                    wanted = "class scores must be finite, or minus infinity for some of the classes"
+                    raise InputError(wanted, f"they are not for {unknown:,} samples of batch {index}")
                 yield reading
         if not seen:
             raise InputError("there must be at least one sample", "the batches are empty")
@@ -126,9 +127,7 @@ class Reader:
         if not self.form:  # which call is which layer is judged in the first forward pass, and units are seen from the second
             output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
             self.taps.check()
-            self.form = form_of(output, self.stats.classes)
-            if self.form == "probability" and not self.taps.sigmoid:  # a few logits may all lie between 0 and 1
-                self.form = "logit"
+            self.form = form_of(output, self.stats.classes, self.taps.sigmoid)
         thresholds = {name: self.stats[name].threshold for name in self.names}
         sight = Sight(thresholds, self.taps.pool, batch.mask)
         self.taps.edit = sight.see
@@ -178,11 +177,15 @@ class Sight:
         return {name: self.units[name] for name in self.thresholds}, self.firing
 
 
-def form_of(output: Any, classes: int) -> str:
+def form_of(output: Any, classes: int | None, sigmoid: bool) -> str:
     """What a model's output holds for each class: "logits" or "probabilities", of every class or, of two, of the second.
 
-    Rows of numbers of at least 0 that sum to 1 are probabilities; so is a single output that lies between 0 and 1 for all
-    samples.
+    Rows of numbers of at least 0 that sum to 1 are probabilities; so is the single output of a model that ends with a sigmoid.
+
+    Args:
+        output: The model's output.
+        classes: Number of classes; None for as many as the output has, and two where it has one.
+        sigmoid: What :attr:`cofire.watching.Watch.sigmoid` says of the model.
 
     Returns:
         "logits", "probabilities", "logit" or "probability".
@@ -193,13 +196,20 @@ def form_of(output: Any, classes: int) -> str:
     logits = logits_of(output)
     if logits is None:
         raise ModelError("the model must give class scores [samples, classes]", "its output holds no such tensor")
-    if logits.shape[1] == 1 and classes == 2:
-        return "probability" if bool(((logits >= 0) & (logits <= 1)).all()) else "logit"
-    if logits.shape[1] != classes:
+    if logits.shape[1] == 1 and classes in (2, None):
+        return "probability" if is_probability(logits, sigmoid) else "logit"
+    if classes is not None and logits.shape[1] != classes:
         raise ModelError(
             "the model must give a score for every class of the statistics", f"it gives {logits.shape[1]} for {classes} classes"
         )
     return "probabilities" if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()) else "logits"
+
+
+def form_in(model: nn.Module, batch: Batch, classes: int | None = None) -> str:
+    """What a model's outputs hold, by :func:`form_of`, as a forward pass of one batch shows it."""
+    with Taps(model) as taps:
+        output = taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
+    return form_of(output, classes, taps.sigmoid)
 
 
 def scores_in(output: Any, form: str) -> Tensor:

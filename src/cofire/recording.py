@@ -225,8 +225,7 @@ class _Recording:
                 self._add(info, units, maps, batch.labels)
         labels = batch.labels[: self.keep]
         self.class_counts += torch.bincount(labels, minlength=self.classes)
-        sigmoid = any(info.kind == "sigmoid" and "output" in info.reason for info in taps.skipped.values())
-        guess = predictions(logits, self.classes, sigmoid)  # type: ignore[arg-type]
+        guess = predictions(logits, self.classes, taps.sigmoid)  # type: ignore[arg-type]
         if guess is not None:
             if self.confusion is None:
                 self.confusion = torch.zeros(self.classes, self.classes, dtype=torch.int64, device=guess.device)  # type: ignore[arg-type]

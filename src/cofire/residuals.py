@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cofire.errors import InputError
 
-__all__ = ["RIDGES", "Corrector", "Sums"]
+__all__ = ["RIDGES", "Corrector", "Sums", "added"]
 
 RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1, 4.0, 40.0)
 """Penalties of which held-out samples choose."""
@@ -205,6 +205,14 @@ class Corrector:
         """The weights for another gradient, one for each ridge that was asked for and can be used."""
         found = [self(gradient, ridge) for ridge in sorted(self._solvers)]
         return torch.stack([weights for weights in found if weights is not None])
+
+
+def added(
+    rows: Float[Tensor, "samples features"], weights: Float[Tensor, "corrections rows classes"]
+) -> list[Float[Tensor, "samples classes"]]:
+    """What each of several corrections adds to the scores."""
+    wide = torch.cat(list(weights.to(rows)), 1)
+    return list(torch.addmm(wide[-1], rows, wide[:-1]).split(weights.shape[2], 1))
 
 
 def _solved(factor: Tensor, right: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cofire.errors import InputError
+from cofire.errors import InputError, checked_seed
 from cofire.scoring import paired_interval
 from cofire.trajectories import ALL, KNOWN, TRIVIAL, Trajectory
 
@@ -176,7 +176,7 @@ def _joined(tables: Sequence["pandas.DataFrame"]) -> dict[Key, np.ndarray]:
 
 
 def _row(key: Key, values: np.ndarray, level: float, seed: int) -> dict[str, Any]:
-    found = _interval("mean", values, level, seed)
+    found = _interval("mean", values, level, checked_seed(seed))
     shared = int((np.sign(values) == np.sign(found["mean"])).sum())
     return {**dict(key), "runs": int(np.isfinite(values).sum()), **found, "same_sign": shared}
 

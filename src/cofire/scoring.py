@@ -1,5 +1,6 @@
 """How good predictions are, and whether one set of them is better than another on the same samples."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,23 @@ from torch import Tensor
 
 from cofire.errors import InputError
 
-__all__ = ["accuracy", "calibration_error", "correct", "log_loss", "losses", "mcnemar", "paired_interval", "reliability"]
+__all__ = [
+    "accuracy",
+    "calibration_error",
+    "correct",
+    "lacking",
+    "log_loss",
+    "losses",
+    "mcnemar",
+    "paired_interval",
+    "reliability",
+]
 
 _RESAMPLES = 2000
 _CHUNK = 2**22
+
+_UNLIKELY = 1e-3
+"""Samples that lack some classes are not drawn at random where chance leaves any such set out less often than this."""
 
 
 def correct(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> Bool[Tensor, " samples"]:
@@ -102,6 +116,27 @@ def mcnemar(mine: Bool[Tensor, " samples"], theirs: Bool[Tensor, " samples"]) ->
 
     gained, lost = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
     return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
+
+
+def lacking(labels: Int[Tensor, " samples"], counts: Int[Tensor, " classes"]) -> tuple[list[int], bool]:
+    """Which classes no sample is of, and whether samples drawn at random would hardly ever lack them, or some of them.
+
+    They are those that happened to be missing, so the chance is that of any set of so many classes.
+
+    Args:
+        labels: True classes.
+        counts: Samples of each class where they are drawn from.
+
+    >>> lacking(torch.zeros(20, dtype=torch.int64), torch.tensor([50, 50]))
+    ([1], True)
+    """
+    missing = (torch.bincount(labels.cpu(), minlength=len(counts)) == 0).nonzero()[:, 0]
+    shares = (counts.double().cpu() / counts.sum())[missing]
+    most = shares.sort(descending=True).values.cumsum(0).clamp(max=1)
+    every, size = most.new_tensor(len(counts) + 1.0), torch.arange(1, len(missing) + 1, dtype=torch.float64)
+    sets = every.lgamma() - (size + 1).lgamma() - (every - size).lgamma()  # logarithm of the binomial coefficient
+    never = len(labels) * torch.log1p(-most) + sets < math.log(_UNLIKELY)
+    return missing.tolist(), bool(never.any())
 
 
 def paired_interval(

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -60,8 +60,11 @@ class FiringStats(Mapping):
         """Names of the layers that a name or glob says, or one of several, input side first.
 
         Raises:
+            InputError: Something that is no name.
             LayerError: One that no layer's name matches.
         """
+        if not isinstance(layers, Iterable):
+            raise InputError("layers must be names of layers", f"found {layers!r}", "list(stats) names them all.")
         found: set[str] = set()
         for pattern in [layers] if isinstance(layers, str) else layers:
             found |= {name for name in self if fnmatchcase(name, pattern)} or {self[pattern].name}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cofire import checkpointing
 from cofire.checkpointing import History, checkpoint_files
-from cofire.errors import ActivationError, InputError, ModelError
+from cofire.errors import ActivationError, InputError, ModelError, checked_seed
 from cofire.images import Batches, Images
 from cofire.weights import bare
 
@@ -88,7 +88,8 @@ def fit(
         >>> history.epochs, history.test_accuracy[-1] > 0.8
         ([0, 1, 2, 3], True)
     """
-    _check(epochs, lr, weight_decay, batch_size, seed, schedule, label_smoothing, every)
+    _check(epochs, lr, weight_decay, batch_size, schedule, label_smoothing, every)
+    seed = checked_seed(seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ModelError("a model to train has parameters that want gradients", f"{type(model).__name__} has none")
@@ -213,7 +214,6 @@ def _check(
     lr: float,
     weight_decay: float,
     batch_size: int,
-    seed: int,
     schedule: str | None,
     label_smoothing: float,
     every: int,
@@ -223,7 +223,6 @@ def _check(
         ("lr", lr, 0 < lr < math.inf, "above 0"),
         ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
         ("batch_size", batch_size, batch_size >= 1, "1 or more"),
-        ("seed", seed, seed >= 0, "0 or more"),
         ("schedule", schedule, schedule in (None, "cosine"), "None or 'cosine'"),
         ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "from 0 up to, not including, 1"),
         ("every", every, every >= 1, "1 or more"),

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from cofire.batches import fingerprints
 from cofire.detection import auroc_difference
 from cofire.doubts import Doubts
-from cofire.errors import CofireWarning, InputError
+from cofire.errors import CofireWarning, InputError, checked_seed
 from cofire.familiarities import likelihoods_of
 from cofire.readings import Reader, Reading
 from cofire.rivals import OUTPUTS
+from cofire.scoring import lacking
 from cofire.selective import CONTROL, HEAD, Head, Trust
 from cofire.stacking import folds_of
 from cofire.stats import FiringStats
@@ -74,9 +75,9 @@ def trust(
             "trust needs labelled data that the model was not trained on", "found no validation=",
             "On training data nearly all predictions are right, and nothing can be learned of the wrong ones.",
         )  # fmt: skip
-    likelihoods = likelihoods_of(stats, layers, at)
-    seen: list[bytes] = []
-    theirs: list[bytes] = []
+    likelihoods, seed = likelihoods_of(stats, layers, at), checked_seed(seed)
+    seen: list[int] = []
+    theirs: list[int] = []
     with Reader(model, stats, list(likelihoods), device) as reader:
         doubts = Doubts.fitted(likelihoods, _noted(reader.over(batches, "training data", progress), seen))
         signs = doubts.signs(_noted(reader.over(validation, "validation", progress), theirs))
@@ -94,6 +95,15 @@ def trust(
             "the model's two largest class scores must be finite",
             f"they are not for {endless:,} of {len(theirs):,} validation samples",
         )
+    missing, lopsided = lacking(signs.labels, stats.class_counts)
+    if lopsided:
+        named = ", ".join(stats.class_names[place] for place in missing[:5]) + ", ..." * (len(missing) > 5)
+        warnings.warn(
+            f"no validation sample is of {named}, though a random choice would have some: all predictions of such a class are "
+            "wrong there, and the head learns that. Shuffle the data first",
+            CofireWarning,
+            stacklevel=2,
+        )
     wrong = signs.predicted != signs.labels
     scores = dict(zip(OUTPUTS, signs.outputs.T.contiguous(), strict=True)) | {
         "familiarity": signs.familiarity, "posterior": signs.firing[:, 2::3].mean(1),
@@ -109,7 +119,7 @@ def trust(
     return Trust(model, stats, doubts, head, answer, scores, wrong, final, at, device)
 
 
-def _noted(readings: Iterable[Reading], marks: list[bytes]) -> Iterator[Reading]:
+def _noted(readings: Iterable[Reading], marks: list[int]) -> Iterator[Reading]:
     """The readings as they are, the fingerprints of their inputs put aside."""
     for reading in readings:
         marks.extend(fingerprints(reading.inputs))
@@ -126,7 +136,7 @@ def cross_fitted(
         right: Which predictions are right.
         seed: Of the parts.
     """
-    part = folds_of(right, _FOLDS, seed)
+    part = folds_of(right, _FOLDS, seed, even=True)
     scores = torch.empty(len(right), dtype=torch.float64)
     for fold in range(_FOLDS):
         mine = part == fold

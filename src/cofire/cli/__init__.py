@@ -24,6 +24,7 @@ def run() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show
+            warnings.simplefilter("once", CofireWarning, append=True)  # wherever in a command it is said again
             app()
     except CofireError as error:
         typer.echo(f"cofire: {error}", err=True)

@@ -46,7 +46,7 @@ def trust(
     validation: Annotated[str, typer.Option(help="Split that the model was not trained on.")] = "test",
     layers: Annotated[list[str] | None, typer.Option("--layers", help="Name of a layer; may be repeated.")] = None,
     at: Annotated[str, typer.Option(help="A unit fires above its threshold, or above its own mean.")] = "threshold",
-    doubtful: Annotated[int, typer.Option(help="Explain this many of the most doubtful predictions.")] = 5,
+    doubtful: Annotated[int, typer.Option(min=0, help="Explain this many of the most doubtful predictions.")] = 5,
     table: Annotated[Path | None, typer.Option(help="Write the table of scores: .csv, .json or .parquet.")] = None,
     report: Report = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip

@@ -1,0 +1,156 @@
+"""Corrections of class scores, one after the other, each from where those before it led, as far as held-out samples say."""
+
+import torch
+from torch import Tensor
+
+from cofire.errors import InputError
+from cofire.keeping import Rows
+from cofire.residuals import RIDGES, Corrector, Sums, added
+from cofire.scoring import lacking
+from cofire.stacking import Paths, stacked
+from cofire.stats import FiringStats
+
+__all__ = ["MIDDLE", "Descent"]
+
+_STEPS, _WORTH = 10, 0.001
+"""Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
+
+MIDDLE = 3
+"""The first ridge to try, with its neighbours, of :data:`cofire.residuals.RIDGES`."""
+
+
+class Descent:
+    """A linear correction of a model's class scores: its weights, and what it is worth to held-out samples.
+
+    Args:
+        batches: What it is fitted to.
+        validation: Held-out samples, which say how far to go.
+        stats: The model's statistics.
+        seed: Of the folds and of random labels.
+        device: Where sums are made.
+    """
+
+    def __init__(self, batches: Rows, validation: Rows, stats: FiringStats, seed: int, device: torch.device):
+        self.batches, self.validation, self.stats, self.seed, self.device = batches, validation, stats, seed, device
+        self.notes: list[str] = []
+        """What is to be known of the samples."""
+        self.lopsided = False
+        """Whether held-out samples lack a class as no random ones would."""
+        self.place = MIDDLE
+        self.weights: Tensor = torch.empty(0)
+        """Of the correction, [1, rows, classes]; after the first step, of one for each ridge."""
+        self.noise: Tensor = torch.empty(0)
+        """Of first corrections towards random labels, by ridge, where they are asked for."""
+
+    def run(self, random: bool = False) -> None:
+        """All of it; arguments as for :meth:`sum`."""
+        self.sum(random)
+        self.first()
+        self.further()
+
+    def sum(self, random: bool = False) -> None:
+        """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
+        held = [(part.scores, part.labels) for part in self.validation]
+        self.own, self.labels = map(torch.cat, zip(*held, strict=True))
+        if len(self.labels) < 2:
+            raise InputError("there must be at least two held-out samples", f"found {len(self.labels)}")
+        calm, classes, right = stacked(self.own, self.labels).own, self.stats.classes, 0
+        self._look_for_classes()
+        sums = Sums(self.batches.columns.width, classes, self.device)
+        counts, lots = torch.zeros(classes, dtype=torch.int64), torch.Generator().manual_seed(self.seed)
+        shares = self.stats.class_counts.double() / self.stats.samples
+        self.random = torch.zeros_like(sums.gradient) if random else None
+        for row, scores, labels in self.batches:
+            sums.update(row, calm * scores, labels)
+            if self.random is not None:
+                drawn = torch.multinomial(shares, len(row), replacement=True, generator=lots).to(labels)
+                self.random += sums.gradient_of(row, calm * scores, drawn)
+            counts += torch.bincount(labels, minlength=classes).cpu()
+            right += int((scores.argmax(1) == labels).sum())
+        empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
+        if empty:
+            raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
+        if right == sums.samples:
+            self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
+        self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
+
+    def _look_for_classes(self) -> None:
+        """Note the classes that no held-out sample is of, and whether there would be some by chance."""
+        missing, self.lopsided = lacking(self.labels, self.stats.class_counts)
+        if missing:
+            named = ", ".join(self.stats.class_names[place] for place in missing[:5]) + ", ..." * (len(missing) > 5)
+            chance = ", though a random choice would have some: nothing is confirmed."
+            words = chance if self.lopsided else ": what is done to that class is not judged."
+            self.notes.append(f"No held-out sample is of {named}{words}")
+
+    def first(self) -> None:
+        """First corrections by the best ridge and its neighbours, and paths along the best of them."""
+        weights, others, places, tried = [], [], [], set()
+        while wanted := self.near() - tried:
+            tried |= wanted
+            found = {place: self.corrector(self.corrector.sums.gradient, RIDGES[place]) for place in sorted(wanted)}
+            offered = [further for further in found.values() if further is not None]
+            if not offered:
+                self.place += not weights  # all of them are below the rounding of the sums
+                continue
+            places += [place for place, further in found.items() if further is not None]
+            weights, others = weights + offered, others + self.scores_of(torch.stack(offered))
+            self.place = places[stacked(self.own, self.labels, others, offsets=False).place]
+        if not weights:
+            raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
+        self.weights = torch.stack(weights)
+        self.paths, self.best = Paths.along_best(self.own, self.labels, others, seed=self.seed)
+        if self.random is not None:
+            self.noise = self.corrector.as_before(self.random)
+
+    def further(self) -> None:
+        """More corrections, while the log-loss of samples falls that had no say in how far to go.
+
+        Each goes along new steps by three ridges and the last change at once.
+        """
+        best, change = self.best.other * self.weights[self.best.place], None
+        for _ in range(_STEPS):
+            corrector, gradient = self.at(self.paths.whole.own, best)
+            found = {place: corrector(gradient, RIDGES[place], best) for place in sorted(self.near())}
+            steps = {place: further - best for place, further in found.items() if further is not None}
+            if not steps:  # all of these ridges are below the rounding of the sums
+                break
+            ways = torch.stack([*steps.values(), *([] if change is None else [change])])
+            paths, factors = self.paths.along(self.scores_of(ways))
+            if not paths.loss < self.paths.loss:
+                break
+            far = factors[2 : 2 + len(steps)].abs() * ways[: len(steps)].flatten(1).norm(dim=1)
+            self.place = list(steps)[int(far.argmax())]
+            change = (factors[1] - 1) * best + torch.tensordot(factors[2:], ways, 1)
+            best, before, self.paths = best + change, self.paths.loss, paths
+            if paths.loss > (1 - _WORTH) * before:
+                break
+        self.weights = best[None]
+
+    def near(self) -> set[int]:
+        """The places of the present ridge and its neighbours."""
+        return {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES)))
+
+    def scores_of(self, weights: Tensor) -> list[Tensor]:
+        """What each of several corrections adds to the scores of held-out samples."""
+        found = [added(row, weights) for row, _, _ in self.validation]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def at(self, own: float, weights: Tensor) -> tuple[Corrector, Tensor]:
+        """A corrector and the gradient at the model's scores times a factor and a correction.
+
+        It is the one that there is, until samples weigh half as much as in its sums: then its steps would be too short.
+        """
+        sums = self.corrector.sums
+        gradient, weight = torch.zeros_like(sums.gradient), 0.0
+        for row, scores, labels in self.batches:
+            scores = own * scores + added(row, weights[None])[0]
+            gradient += Sums.gradient_of(row, scores, labels)
+            weight += float(Sums.weights_of(scores).sum())
+        if not self.renewed and weight < sums.weight / 2:
+            del self.corrector, sums  # as large as the new ones
+            sums, self.renewed = Sums(self.batches.columns.width, self.stats.classes, self.device), True
+            for row, scores, labels in self.batches:
+                sums.update(row, own * scores + added(row, weights[None])[0], labels)
+            self.corrector = Corrector(sums)
+        return self.corrector, gradient
