@@ -42,8 +42,11 @@ def reports(factory, given: Callable[[str], dict[str, Any]]) -> Callable[[str], 
 
 
 def page_of(browser, path: Path, width: int = 1280, scheme: str = "light"):
-    """A page with the network cut, once it is drawn; its context; and all that it asked for, logged or threw."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    """A page with the network cut, once it is drawn; its context; and all that it asked for, logged or threw.
+
+    Its reader asked for less motion: a page that still scrolls, as after a focus, is elsewhere when the mouse arrives.
+    """
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
     heard: list[str] = []
     page.on("console", lambda message: heard.append(f"console {message.type}: {message.text}"))

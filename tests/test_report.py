@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import cofire
-from browsing import reports
+from browsing import into_view, reports
 from cofire import report
 from cofire.errors import InputError
 from cofire.report.choosing import fewer_bins, spread
@@ -435,7 +435,7 @@ def test_hovering_over_the_heat_map_tells_unit_class_and_value(opened, made):
     page = opened("digits")
     numbers = made("digits")[1]
     canvas = page.locator("canvas.heat")
-    canvas.scroll_into_view_if_needed()
+    into_view(page, canvas)
     box = canvas.bounding_box()
     seen = set()
     for share in (0.05, 0.3, 0.62, 0.95):

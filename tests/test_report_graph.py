@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cofire
-from browsing import reports, settle
+from browsing import into_view, reports, settle
 from cofire.report.page import bundle
 from cofire.stats import FiringStats
 
@@ -112,8 +112,7 @@ class Graph:
 
 def drawing(page):
     canvas = page.locator("canvas.graph")
-    page.locator("#graph .graph-frame").scroll_into_view_if_needed()
-    settle(page)
+    into_view(page, page.locator("#graph .graph-frame"))
     return canvas, canvas.bounding_box()
 
 
@@ -374,7 +373,7 @@ def test_the_heat_maps_tell_the_numbers(opened, made, kind):
     assert np.array_equal(np.diag(graph.unique), np.diag(graph.shared))
     for k, table in enumerate((graph.unique, graph.shared)):
         canvas = page.locator("#graph canvas.cells").nth(k)
-        canvas.scroll_into_view_if_needed()
+        into_view(page, canvas)
         box = canvas.bounding_box()
         seen = set()
         for row in np.linspace(0.25, 0.98, 8):
