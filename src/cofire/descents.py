@@ -1,22 +1,24 @@
 """Corrections of class scores, one after the other, each from where those before it led, as far as held-out samples say."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from cofire.errors import InputError
 from cofire.keeping import Rows
-from cofire.residuals import RIDGES, Corrector, Sums, added
+from cofire.residuals import RIDGES, Corrector, Sums, added, probabilities
 from cofire.scoring import lacking
-from cofire.stacking import Paths, stacked
+from cofire.stacking import Paths, stacked, stacks_of
 from cofire.stats import FiringStats
 
-__all__ = ["MIDDLE", "Descent"]
+__all__ = ["LARGE", "MIDDLE", "Descent"]
 
 _STEPS, _WORTH = 10, 0.001
 """Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
 
-MIDDLE = 3
-"""The first ridge to try, with its neighbours, of :data:`cofire.residuals.RIDGES`."""
+MIDDLE, LARGE = 3, 5
+"""The first ridge to try, with its neighbours, of :data:`cofire.residuals.RIDGES`; and where samples are fewer than features."""
 
 
 class Descent:
@@ -64,7 +66,7 @@ class Descent:
             sums.update(row, calm * scores, labels)
             if self.random is not None:
                 drawn = torch.multinomial(shares, len(row), replacement=True, generator=lots).to(labels)
-                self.random += sums.gradient_of(row, calm * scores, drawn)
+                self.random += sums.gradient_of(row, probabilities(calm * scores), drawn)
             counts += torch.bincount(labels, minlength=classes).cpu()
             right += int((scores.argmax(1) == labels).sum())
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
@@ -73,6 +75,7 @@ class Descent:
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
         self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
+        self.place = LARGE if sums.few else MIDDLE
 
     def _look_for_classes(self) -> None:
         """Note the classes that no held-out sample is of, and whether there would be some by chance."""
@@ -85,21 +88,22 @@ class Descent:
 
     def first(self) -> None:
         """First corrections by the best ridge and its neighbours, and paths along the best of them."""
-        weights, others, places, tried = [], [], [], set()
+        weights, others, places, stacks, tried = [], [], [], [], set()
         while wanted := self.near() - tried:
             tried |= wanted
-            found = {place: self.corrector(self.corrector.sums.gradient, RIDGES[place]) for place in sorted(wanted)}
-            offered = [further for further in found.values() if further is not None]
-            if not offered:
+            found = self.corrections(self.corrector, self.corrector.sums.gradient, wanted)
+            if not found:
                 self.place += not weights  # all of them are below the rounding of the sums
                 continue
-            places += [place for place, further in found.items() if further is not None]
-            weights, others = weights + offered, others + self.scores_of(torch.stack(offered))
-            self.place = places[stacked(self.own, self.labels, others, offsets=False).place]
+            scores = self.scores_of(torch.stack(list(found.values())))
+            fitted = stacks_of(self.own, self.labels, scores, offsets=False)
+            stacks += [replace(stack, place=len(stacks) + at) for at, stack in enumerate(fitted)]
+            places, weights, others = [*places, *found], [*weights, *found.values()], [*others, *scores]
+            self.place = places[min(stacks, key=lambda stack: stack.loss).place]
         if not weights:
             raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
         self.weights = torch.stack(weights)
-        self.paths, self.best = Paths.along_best(self.own, self.labels, others, seed=self.seed)
+        self.paths, self.best = Paths.along_best(self.own, self.labels, others, stacks, seed=self.seed)
         if self.random is not None:
             self.noise = self.corrector.as_before(self.random)
 
@@ -111,8 +115,7 @@ class Descent:
         best, change = self.best.other * self.weights[self.best.place], None
         for _ in range(_STEPS):
             corrector, gradient = self.at(self.paths.whole.own, best)
-            found = {place: corrector(gradient, RIDGES[place], best) for place in sorted(self.near())}
-            steps = {place: further - best for place, further in found.items() if further is not None}
+            steps = {place: further - best for place, further in self.corrections(corrector, gradient, self.near(), best).items()}
             if not steps:  # all of these ridges are below the rounding of the sums
                 break
             ways = torch.stack([*steps.values(), *([] if change is None else [change])])
@@ -131,6 +134,12 @@ class Descent:
         """The places of the present ridge and its neighbours."""
         return {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES)))
 
+    @staticmethod
+    def corrections(corrector: Corrector, gradient: Tensor, places: set[int], start: Tensor | None = None) -> dict[int, Tensor]:
+        """The weights for the ridges at these places, but those that cannot be used."""
+        found = corrector.each(gradient, [RIDGES[place] for place in sorted(places)], start)
+        return {RIDGES.index(ridge): weights for ridge, weights in found.items()}
+
     def scores_of(self, weights: Tensor) -> list[Tensor]:
         """What each of several corrections adds to the scores of held-out samples."""
         found = [added(row, weights) for row, _, _ in self.validation]
@@ -144,13 +153,13 @@ class Descent:
         sums = self.corrector.sums
         gradient, weight = torch.zeros_like(sums.gradient), 0.0
         for row, scores, labels in self.batches:
-            scores = own * scores + added(row, weights[None])[0]
-            gradient += Sums.gradient_of(row, scores, labels)
-            weight += float(Sums.weights_of(scores).sum())
+            p = probabilities(own * scores + added(row, weights[None])[0])
+            gradient += Sums.gradient_of(row, p, labels)
+            weight += float(Sums.weights_of(p).sum())
         if not self.renewed and weight < sums.weight / 2:
-            del self.corrector, sums  # as large as the new ones
+            self.corrector.forget()  # as much memory as the new ones take
             sums, self.renewed = Sums(self.batches.columns.width, self.stats.classes, self.device), True
             for row, scores, labels in self.batches:
                 sums.update(row, own * scores + added(row, weights[None])[0], labels)
-            self.corrector = Corrector(sums)
+            self.corrector = Corrector(sums, self.corrector)
         return self.corrector, gradient

@@ -17,6 +17,8 @@ __all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "Columns", "Hashing", "columns_
 SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
+_FEW = 64
+
 
 @dataclass(frozen=True)
 class Block:
@@ -100,8 +102,11 @@ class Columns:
         """The columns of these numbers."""
         if self.hashing is None:
             return numbers
-        place, signed = self.hashing.place.to(numbers.device), numbers * self.hashing.sign.to(numbers)
-        return numbers.new_zeros(len(numbers), self.width).index_add(1, place, signed)
+        place, sign = self.hashing.place.to(numbers.device), self.hashing.sign.to(numbers)
+        sums = numbers.new_zeros(len(numbers), self.width)
+        for some, few in zip(sums.split(_FEW), numbers.split(_FEW), strict=True):  # what few samples take stays in the cache
+            some.index_add_(1, place, few * sign)
+        return sums
 
 
 def columns_of(stats: FiringStats, layers: list[str], features: int, seed: int = 0) -> Columns:

@@ -1,6 +1,6 @@
 """A linear correction of class scores in closed form, from sums that add across batches and machines."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float, Int
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cofire.errors import InputError
 
-__all__ = ["RIDGES", "Corrector", "Sums", "added"]
+__all__ = ["RIDGES", "Corrector", "Sums", "added", "probabilities"]
 
 RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1, 4.0, 40.0)
 """Penalties of which held-out samples choose."""
@@ -59,9 +59,10 @@ class Sums:
             scores: Present class scores.
             labels: True classes.
         """
-        weight = self.weights_of(scores)
+        p = probabilities(scores)
+        weight = self.weights_of(p)
         self.few.append(torch.cat([rows, rows.new_ones(len(rows), 1)], 1) * weight.sqrt().to(rows)[:, None])
-        self.gradient += self.gradient_of(rows, scores, labels)
+        self.gradient += self.gradient_of(rows, p, labels)
         self.samples += len(rows)
         self.weight += float(weight.sum())
         self._fold()
@@ -85,16 +86,14 @@ class Sums:
         self.few = []
 
     @staticmethod
-    def weights_of(scores: Float[Tensor, "samples classes"]) -> Float[Tensor, " samples"]:
-        """w, float64."""
-        p = scores.double().softmax(1)
+    def weights_of(p: Float[Tensor, "samples classes"]) -> Float[Tensor, " samples"]:
+        """w, float64, of probabilities in float64."""
         return (1 - _FLOOR) * (1 - p.square().sum(1)) + _FLOOR * (1 - 1 / p.shape[1])
 
     @staticmethod
-    def gradient_of(rows: Tensor, scores: Tensor, labels: Tensor) -> Float[Tensor, "rows classes"]:
-        """What a batch adds to G."""
-        p = scores.double().softmax(1)
-        residual = torch.nn.functional.one_hot(labels, p.shape[1]).double() - p
+    def gradient_of(rows: Tensor, p: Tensor, labels: Tensor) -> Float[Tensor, "rows classes"]:
+        """What a batch adds to G, given its probabilities in float64."""
+        residual = (-p).scatter_add_(1, labels[:, None], p.new_ones(len(p), 1))
         return torch.cat([(residual.to(rows).T @ rows).T.double(), residual.sum(0, keepdim=True)])  # in this order, for speed
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -130,12 +129,13 @@ class Corrector:
     Args:
         sums: Hold H and n, or fewer samples than features. Each ridge that is asked for takes as much memory as H, or as the
             square of the samples.
+        like: One of the same samples with other weights, whose products are used up.
 
     Raises:
         InputError: No samples, or features that are not finite.
     """
 
-    def __init__(self, sums: Sums):
+    def __init__(self, sums: Sums, like: "Corrector | None" = None):
         if not sums.samples:
             raise InputError("a correction needs at least one sample", "the sums are empty")
         self.rows = torch.cat(sums.few).double() if sums.few else None
@@ -144,11 +144,21 @@ class Corrector:
         self.sums = sums
         self._products = torch.empty(0)  # of the samples, for all ridges
         if self.rows is not None:
-            self._products = self.rows.new_zeros(len(self.rows), len(self.rows))
-            _add_products(self.rows[:, :-1], self._products)
+            self._products = self._products_of(self.rows, like)
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
-        self._solvers: dict[float, Callable[[Tensor], Tensor] | None] = {}
+        self._factors: dict[float, Tensor | None] = {}
+        self._edges: dict[float, tuple[Tensor, Tensor]] = {}
+
+    @staticmethod
+    def _products_of(rows: Tensor, like: "Corrector | None") -> Float[Tensor, "samples samples"]:
+        """Of all pairs of samples: those of the others, times the ratios of the roots of their weights, which are the ones."""
+        if like is not None and like.rows is not None:
+            ratio = rows[:, -1] / like.rows[:, -1]
+            return like._products.mul_(ratio).mul_(ratio[:, None])
+        products = rows.new_zeros(len(rows), len(rows))
+        _add_products(rows[:, :-1], products)
+        return products
 
     def __call__(
         self, gradient: Float[Tensor, "rows classes"], ridge: float, start: Float[Tensor, "rows classes"] | None = None
@@ -163,62 +173,84 @@ class Corrector:
         Returns:
             None where the ridge is below the rounding of the sums.
         """
-        if ridge not in self._solvers:
-            self._solvers[ridge] = self._of_sums(ridge) if self.rows is None else self._of_rows(self.rows, ridge)
-        solve = self._solvers[ridge]
-        if solve is None:
-            return None
-        before = torch.zeros_like(gradient) if start is None else start.to(gradient)
-        return before + solve(gradient / self.sums.samples - ridge * self.penalised * before)
+        return self.each(gradient, [ridge], start).get(ridge)
 
-    def _of_sums(self, ridge: float) -> Callable[[Tensor], Tensor] | None:
-        """What solves with H / n + λ D."""
-        matrix = self.sums.curvature / self.sums.samples
-        matrix.diagonal().add_(ridge * self.penalised[:, 0])
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        return None if failed else lambda right: _solved(factor, right)
+    def each(
+        self, gradient: Float[Tensor, "rows classes"], ridges: Iterable[float], start: Float[Tensor, "rows classes"] | None = None
+    ) -> dict[float, Float[Tensor, "rows classes"]]:
+        """The weights for several ridges, but those below the rounding of the sums; arguments as for one."""
+        usable = [ridge for ridge in ridges if self._factor(ridge) is not None]
+        if not usable:
+            return {}
+        if self.rows is None:
+            found = [self._solved(ridge, self._right(gradient, ridge, start)) for ridge in usable]
+        else:
+            found = self._solved_by_rows(self.rows[:, :-1], gradient, usable, start)
+        return {ridge: weights if start is None else start.to(weights) + weights
+                for ridge, weights in zip(usable, found, strict=True)}  # fmt: skip
 
-    def _of_rows(self, rows: Tensor, ridge: float) -> Callable[[Tensor], Tensor] | None:
-        """The same from fewer samples than features, by Woodbury's identity; the intercept is eliminated first."""
-        x, ones, n = rows[:, :-1], rows[:, -1], len(rows)
-        matrix = self._products.clone()
-        matrix.diagonal().add_(n * ridge)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if failed:
-            return None
+    def _right(self, gradient: Tensor, ridge: float, start: Tensor | None) -> Tensor:
+        right = gradient / self.sums.samples
+        return right if start is None else right - ridge * self.penalised * start.to(right)
 
-        def inner(right: Tensor) -> Tensor:
-            return (right - (_solved(factor, x @ right).T @ x).T) / ridge  # in this order, for speed
+    def _factor(self, ridge: float) -> Tensor | None:
+        """The lower Cholesky factor of H / n + λ D, or of the products of fewer samples than features and n λ."""
+        if ridge not in self._factors:
+            if self.rows is None:
+                matrix = self.sums.curvature / self.sums.samples
+                matrix.diagonal().add_(ridge * self.penalised[:, 0])
+            else:
+                matrix = self._products.clone()
+                matrix.diagonal().add_(len(self.rows) * ridge)
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            self._factors[ridge] = None if failed else factor
+        return self._factors[ridge]
 
-        edge = x.T @ ones[:, None] / n
-        against = inner(edge)
-        left = ones @ ones / n - edge.T @ against
+    def _solved(self, ridge: float, right: Tensor) -> Tensor:
+        """The solution by the factor, which :func:`torch.cholesky_solve` would copy first."""
+        factor = self._factors[ridge]
+        half = torch.linalg.solve_triangular(factor, right, upper=False)
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True)
 
-        def solve(right: Tensor) -> Tensor:
-            found = inner(right[:-1])
-            intercept = (right[-1:] - edge.T @ found) / left
-            return torch.cat([found - against * intercept, intercept])
+    def _solved_by_rows(self, x: Tensor, gradient: Tensor, ridges: list[float], start: Tensor | None) -> list[Tensor]:
+        """The solutions by Woodbury's identity; the intercept is eliminated first, and all ridges share their products with x."""
+        n, classes = len(x), gradient.shape[1]
+        seen = x @ (gradient[:-1] / n if start is None else torch.cat([gradient[:-1] / n, start[:-1].to(gradient)], 1))
+        rights = [seen if start is None else seen[:, :classes] - ridge * seen[:, classes:] for ridge in ridges]
+        inner = [self._solved(ridge, right) for ridge, right in zip(ridges, rights, strict=True)]
+        back, found = (torch.cat(inner, 1).T @ x).T.split(classes, 1), []  # in this order, for speed
+        edge = x.T @ self.rows[:, -1:] / n
+        for ridge, part in zip(ridges, back, strict=True):
+            right = self._right(gradient, ridge, start)
+            if ridge not in self._edges:
+                against = (edge - (self._solved(ridge, x @ edge).T @ x).T) / ridge
+                self._edges[ridge] = against, self.rows[:, -1].square().sum() / n - edge.T @ against
+            against, left = self._edges[ridge]
+            weights = (right[:-1] - part) / ridge
+            intercept = (right[-1:] - edge.T @ weights) / left
+            found.append(torch.cat([weights - against * intercept, intercept]))
+        return found
 
-        return solve
+    def forget(self) -> None:
+        """Let go of the factors of all ridges."""
+        self._factors, self._edges = {}, {}
 
     def as_before(self, gradient: Float[Tensor, "rows classes"]) -> Float[Tensor, "ridges rows classes"]:
         """The weights for another gradient, one for each ridge that was asked for and can be used."""
-        found = [self(gradient, ridge) for ridge in sorted(self._solvers)]
-        return torch.stack([weights for weights in found if weights is not None])
+        return torch.stack(list(self.each(gradient, sorted(self._factors)).values()))
+
+
+def probabilities(scores: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
+    """Softmax in float64, held class by class: sums over few classes are several times faster so."""
+    return scores.T.double().contiguous().softmax(0).T
 
 
 def added(
     rows: Float[Tensor, "samples features"], weights: Float[Tensor, "corrections rows classes"]
 ) -> list[Float[Tensor, "samples classes"]]:
     """What each of several corrections adds to the scores."""
-    wide = torch.cat(list(weights.to(rows)), 1)
-    return list(torch.addmm(wide[-1], rows, wide[:-1]).split(weights.shape[2], 1))
-
-
-def _solved(factor: Tensor, right: Tensor) -> Tensor:
-    """The solution by a lower Cholesky factor, which :func:`torch.cholesky_solve` would copy first."""
-    half = torch.linalg.solve_triangular(factor, right, upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    wide = weights.to(rows).mT.flatten(0, 1)
+    return list(torch.addmm(wide[:, -1:], wide[:, :-1], rows.T).T.split(weights.shape[2], 1))  # in this order, for speed
 
 
 def _add_products(rows: Tensor, total: Tensor) -> None:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _RESAMPLES = 2000
-_CHUNK = 2**22
+_CHUNK = 2**18  # numbers that stay in the cache
 
 _UNLIKELY = 1e-3
 """Samples that lack some classes are not drawn at random where chance leaves any such set out less often than this."""

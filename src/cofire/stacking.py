@@ -1,5 +1,6 @@
 """A few numbers, fitted on held-out samples, that put corrected class scores beside the model's own."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from torch import Tensor
 from cofire.errors import InputError
 from cofire.scoring import losses
 
-__all__ = ["Paths", "Stack", "cross_fitted", "folds_of", "stacked", "together"]
+__all__ = ["Paths", "Stack", "cross_fitted", "folds_of", "stacked", "stacks_of", "together"]
 
 _ENOUGH = 1000
 """Labels from which an offset for each class is fitted too: to all of them, and so to those without a fold."""
@@ -26,7 +27,7 @@ _SPREAD = 3.0
 _RULED_OUT = -1e30
 """What minus infinity counts as: a class of probability 0 stays one, and 0 times its score is a number."""
 
-_STEPS, _HALVINGS, _CLOSE = 50, 30, 1e-9
+_STEPS, _HALVINGS, _CLOSE = 50, 30, 1e-7
 
 _BLOCK = 2**20  # numbers of a part that are summed at once
 
@@ -40,12 +41,14 @@ class Stack:
         other: Factor b of the others; 0 where there are none.
         offset: c, one number per class, float64 [classes].
         place: Which of the offered scores these are.
+        loss: The log-loss of the samples that it is fitted to, with what is added to keep it finite.
     """
 
     own: float
     other: float
     offset: Float[Tensor, " classes"]
     place: int = 0
+    loss: float = math.nan
 
     def __call__(self, own: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """The scores, float64 [samples, classes]."""
@@ -59,24 +62,32 @@ def stacked(
     own: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], others: Sequence[Tensor] = (),
     starts: Sequence[Stack] | None = None, offsets: bool | None = None,
 ) -> Stack:  # fmt: skip
-    """The stack of lowest log-loss; without others, the model's temperature.
+    """The stack of lowest log-loss; without others, the model's temperature. Arguments as for :func:`stacks_of`."""
+    return min(stacks_of(own, labels, others, starts, offsets), key=lambda stack: stack.loss)
+
+
+def stacks_of(
+    own: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], others: Sequence[Tensor] = (),
+    starts: Sequence[Stack] | None = None, offsets: bool | None = None,
+) -> list[Stack]:  # fmt: skip
+    """The stack of each of the others, or the model's temperature alone.
 
     Offsets have a normal prior of variance 1, as one sample would weigh: a class that no held-out sample is of keeps its place.
 
     Args:
         own: The model's class scores on held-out samples.
         labels: Their true classes.
-        others: Other scores of them, of which the best is chosen.
+        others: Other scores of them.
         starts: A stack for each of the others from which to begin.
         offsets: Fit an offset of each class to others too; by default from 1,000 samples on.
     """
     if not len(labels):
         raise InputError("stacking needs held-out samples", "found none")
-    found: list[tuple[float, Stack]] = []
+    found: list[Stack] = []
     for index, other in enumerate(others or [None]):
-        start = starts[index] if starts else found[-1][1] if found else None  # neighbours are alike
+        start = starts[index] if starts else found[-1] if found else None  # neighbours are alike
         found.append(_fit(own, labels, other, index, start, len(labels) >= _ENOUGH if offsets is None else offsets))
-    return min(found, key=lambda pair: pair[0])[1]
+    return found
 
 
 def folds_of(labels: Int[Tensor, " samples"], folds: int = 5, seed: int = 0, *, even: bool = False) -> Int[Tensor, " samples"]:
@@ -105,7 +116,7 @@ def cross_fitted(
     """Scores of every sample from a stack that was fitted, and chosen, without its fold; float64."""
     place = folds_of(labels, folds, seed)
     offsets = len(labels) >= _ENOUGH
-    starts = [_fit(own, labels, other, index, None, offsets)[1] for index, other in enumerate(others)] or None
+    starts = [_fit(own, labels, other, index, None, offsets) for index, other in enumerate(others)] or None
     scores = torch.empty_like(own, dtype=torch.float64)
     for fold in range(folds):
         inside, outside = place == fold, place != fold
@@ -175,15 +186,14 @@ class Paths:
 
     @classmethod
     def along_best(
-        cls, own: Tensor, labels: Tensor, others: Sequence[Tensor], *, folds: int = 5, seed: int = 0
+        cls, own: Tensor, labels: Tensor, others: Sequence[Tensor], stacks: Sequence[Stack] = (), *, folds: int = 5, seed: int = 0
     ) -> "tuple[Paths, Stack]":
-        """Paths along the best of several directions, and the one that all samples choose."""
-        stacks = [_fit(own, labels, other, index, None, False) for index, other in enumerate(others)]
-        best, starts = min(stacks, key=lambda pair: pair[0])[1], [stack for _, stack in stacks]
-        place, paths = folds_of(labels, folds, seed), []
+        """Paths along the best of several directions, whose stacks may be known, and the one that all samples choose."""
+        stacks = stacks or stacks_of(own, labels, others, offsets=False)
+        best, place, paths = min(stacks, key=lambda stack: stack.loss), folds_of(labels, folds, seed), []
         for fold in place.unique().tolist():
             fitted = place != fold
-            stack = stacked(own[fitted], labels[fitted], [other[fitted] for other in others], starts, offsets=False)
+            stack = stacked(own[fitted], labels[fitted], [other[fitted] for other in others], stacks, offsets=False)
             paths.append(_Path(fitted, stack.own, stack.other * others[stack.place]))
         whole = _Path(torch.ones_like(labels, dtype=torch.bool), best.own, best.other * others[best.place])
         return cls(own, labels, whole, tuple(paths)), best
@@ -225,7 +235,7 @@ class Paths:
 
 def _fit(
     own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: Stack | None, offset_too: bool
-) -> tuple[float, Stack]:
+) -> Stack:
     """The stack of lowest log-loss: with a tiny penalty on the factors and a prior on the offsets."""
     n, classes = own.shape
     parts = [own] if other is None else [own, other]
@@ -237,7 +247,7 @@ def _fit(
     loss, values = _lowest(parts, labels, values, prior, torch.zeros_like(values))
     offset = torch.zeros(classes, dtype=torch.float64)
     offset[:offsets] = values[factors:].cpu()
-    return loss, Stack(float(values[0]), float(values[1]) if factors > 1 else 0.0, offset, place)
+    return Stack(float(values[0]), float(values[1]) if factors > 1 else 0.0, offset, place, loss)
 
 
 def _lowest(parts: list[Tensor], labels: Tensor, values: Tensor, prior: Tensor, centre: Tensor) -> tuple[float, Tensor]:
@@ -251,8 +261,8 @@ def _lowest(parts: list[Tensor], labels: Tensor, values: Tensor, prior: Tensor, 
         centre: From where it is measured.
     """
     n, classes = parts[0].shape
-    factors, offsets, mine = len(parts), len(values) > len(parts), labels[:, None]
-    true = torch.stack([part.gather(1, mine).double().clamp(min=_RULED_OUT).sum() for part in parts])
+    factors, offsets = len(parts), len(values) > len(parts)
+    true = torch.stack([part.gather(1, labels[:, None]).double().clamp(min=_RULED_OUT).sum() for part in parts])
     if offsets:
         true = torch.cat([true, torch.bincount(labels, minlength=classes).to(true)])
     size = max(1, _BLOCK // classes)
@@ -264,25 +274,25 @@ def _lowest(parts: list[Tensor], labels: Tensor, values: Tensor, prior: Tensor, 
             yield cut, _rows(parts, cut) if whole is None else whole
 
     def at(values: Tensor) -> tuple[float, Tensor]:
-        """The loss, and the logarithms of the probabilities."""
-        scores = torch.cat([values[:factors] @ rows for _, rows in blocks()]).view(n, classes)
-        logs = (scores + values[factors:] if offsets else scores).log_softmax(1)
-        return float(-logs.gather(1, mine).sum() / n + (prior * (values - centre).square()).sum() / 2), logs
+        """The loss, and the logarithms of the probabilities, [classes, samples]."""
+        scores = torch.cat([(values[:factors] @ rows).view(classes, -1) for _, rows in blocks()], 1)
+        logs = (scores + values[factors:, None] if offsets else scores).log_softmax(0)
+        return float(-logs.gather(0, labels[None]).sum() / n + (prior * (values - centre).square()).sum() / 2), logs
 
     loss, logs = at(values)
     for _ in range(_STEPS):
         expected, curvature = torch.zeros_like(values), values.new_zeros(len(values), len(values))
         for cut, rows in blocks():
-            p = logs[cut].exp()
-            weighted = (rows * p.ravel()).view(factors, -1, classes)
-            mean = weighted.sum(2)
+            p = logs[:, cut].exp()
+            weighted = (rows * p.ravel()).view(factors, classes, -1)
+            mean = weighted.sum(1)
             expected[:factors] += mean.sum(1)
             curvature[:factors, :factors] += weighted.flatten(1) @ rows.T - mean @ mean.T
             if offsets:
-                share = p.sum(0)
+                share = p.sum(1)
                 expected[factors:] += share
-                curvature[:factors, factors:] += weighted.sum(1) - mean @ p
-                curvature[factors:, factors:] += torch.diag(share) - p.T @ p
+                curvature[:factors, factors:] += weighted.sum(2) - mean @ p.T
+                curvature[factors:, factors:] += torch.diag(share) - p @ p.T
         curvature[factors:, :factors] = curvature[:factors, factors:].T
         slope, curvature = (expected - true) / n + prior * (values - centre), curvature / n + torch.diag(prior)
         step = -torch.linalg.solve(curvature, slope)
@@ -304,5 +314,5 @@ def _lowest(parts: list[Tensor], labels: Tensor, values: Tensor, prior: Tensor, 
 
 
 def _rows(parts: list[Tensor], cut: slice) -> Float[Tensor, "parts numbers"]:
-    """Some samples of all parts, float64."""
-    return torch.stack([part[cut].double().clamp(min=_RULED_OUT).ravel() for part in parts])
+    """Some samples of all parts, float64, class by class: sums over classes are several times faster so."""
+    return torch.stack([part[cut].double().clamp(min=_RULED_OUT).T.ravel() for part in parts])
