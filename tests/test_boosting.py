@@ -17,13 +17,13 @@ from cofire import stacking, storage
 from cofire.boosted import Rereading
 from cofire.boosting import _Fitting
 from cofire.controls import keep
-from cofire.descents import MIDDLE
+from cofire.descents import LARGE, MIDDLE
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
 from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
-from cofire.residuals import RIDGES, Corrector, Sums
+from cofire.residuals import Corrector, Sums
 from cofire.scoring import accuracy, calibration_error, lacking, log_loss, mcnemar
 from cofire.stacking import Paths, Stack, cross_fitted, folds_of, stacked, together
 
@@ -292,6 +292,35 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
     assert left.abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("samples", [40, 300])
+def test_several_ridges_at_once_are_those_one_by_one(samples):
+    lots = torch.Generator().manual_seed(3)
+    x, y = torch.randn(samples, 70, generator=lots), torch.randint(4, (samples,), generator=lots)
+    sums, start = Sums(70, 4), torch.randn(71, 4, generator=lots).double()
+    sums.update(x, torch.randn(samples, 4, generator=lots), y)
+    for before in (None, start):
+        found = Corrector(sums).each(sums.gradient, [1e-3, 1e-1, 10.0], before)
+        assert list(found) == [1e-3, 1e-1, 10.0]
+        for ridge, weights in found.items():
+            assert torch.allclose(weights, Corrector(sums)(sums.gradient, ridge, before), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("samples", [40, 300])
+def test_other_weights_of_the_same_samples_need_no_new_products(samples):
+    lots = torch.Generator().manual_seed(4)
+    x, y = torch.randn(samples, 70, generator=lots), torch.randint(4, (samples,), generator=lots)
+    old, new = Sums(70, 4), Sums(70, 4)
+    old.update(x, torch.randn(samples, 4, generator=lots), y)
+    new.update(x, 5 * torch.randn(samples, 4, generator=lots), y)
+    corrector = Corrector(old)
+    corrector(old.gradient, 1e-2)
+    corrector.forget()
+    wanted = Corrector(new)(new.gradient, 1e-2)
+    others, found = Corrector(old)(new.gradient, 1e-2), Corrector(new, corrector)(new.gradient, 1e-2)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4  # rows are float32
+    assert float((others - wanted).norm() / wanted.norm()) > 0.1
+
+
 def test_ten_thousand_features_of_few_samples():
     lots = torch.Generator().manual_seed(5)
     x, z = torch.randn(200, 10_000, generator=lots), torch.randn(200, 1000, generator=lots)
@@ -440,8 +469,10 @@ def test_few_samples_take_a_ridge_beyond_the_first_ones():
     with Reader(wide, stats) as reader:
         fitting = _Fitting(reader, batches[:1], held, 2048, 0, False)
         fitting.descent.sum()
+        assert fitting.descent.place == LARGE
+        fitting.descent.place = MIDDLE
         fitting.descent.first()
-    assert RIDGES[fitting.descent.place] > RIDGES[MIDDLE]
+    assert fitting.descent.place > MIDDLE + 1
 
 
 def test_factors_fitted_together_are_those_of_a_general_search():
@@ -672,6 +703,27 @@ def test_classes_that_are_ruled_out_do_not_stop_a_boost():
     assert better.gained
     assert bool((better(x)[x[:, 0] > 0.5, 2] == -torch.inf).all())
     assert accuracy(scores_over(better, test), labels_of(test)) > accuracy(scores_over(net, test), labels_of(test)) + 0.1
+
+
+def test_samples_whose_class_is_ruled_out_are_judged_by_accuracy_alone():
+    """No factor of the scores brings such a class back, so that their log-loss is infinite with and without a boost."""
+    _, x, y = problem(1, 1800)
+    torch.manual_seed(1)
+    net, ruled = RulesOut(), (x[:, 0] > 0.5) & (y == 2)
+    fit, held, test = split(x, y)
+    assert 0 < int(ruled[:600].sum()) < 300
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, test=test, controls=False, progress=False)
+    assert better.gained
+    lost = int(ruled[600:1200].sum())
+    assert f"The model rules out the class of {lost} held-out samples: they are left out of the log-loss." in better.words
+    before, after, labels = scores_over(net, test), scores_over(better, test), labels_of(test)
+    table, kept = better.summary().set_index(["split", "method"]).loc["test"], ~ruled[1200:]
+    assert table.accuracy["boosted"] == pytest.approx(accuracy(after, labels))
+    assert table.log_loss["boosted"] == pytest.approx(log_loss(after[kept], labels[kept]), abs=1e-6)
+    gain = log_loss(before[kept], labels[kept]) - log_loss(after[kept], labels[kept])
+    assert table.loss_gain["boosted"] == pytest.approx(gain, abs=1e-6)
+    assert table.loss_gain_low["boosted"] < gain < table.loss_gain_high["boosted"]
 
 
 def test_units_that_are_not_finite_are_said():

@@ -8,7 +8,7 @@ from torch import Tensor
 from cofire.errors import InputError
 from cofire.keeping import Rows
 from cofire.residuals import RIDGES, Corrector, Sums, added, probabilities
-from cofire.scoring import lacking
+from cofire.scoring import lacking, possible
 from cofire.stacking import Paths, stacked, stacks_of
 from cofire.stats import FiringStats
 
@@ -18,7 +18,7 @@ _STEPS, _WORTH = 10, 0.001
 """Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
 
 MIDDLE, LARGE = 3, 5
-"""The first ridge to try, with its neighbours, of :data:`cofire.residuals.RIDGES`; and where samples are fewer than features."""
+"""The first of :data:`cofire.residuals.RIDGES` to try, with its neighbours; and that where samples are fewer than features."""
 
 
 class Descent:
@@ -57,7 +57,7 @@ class Descent:
         if len(self.labels) < 2:
             raise InputError("there must be at least two held-out samples", f"found {len(self.labels)}")
         calm, classes, right = stacked(self.own, self.labels).own, self.stats.classes, 0
-        self._look_for_classes()
+        self._look_at_labels()
         sums = Sums(self.batches.columns.width, classes, self.device)
         counts, lots = torch.zeros(classes, dtype=torch.int64), torch.Generator().manual_seed(self.seed)
         shares = self.stats.class_counts.double() / self.stats.samples
@@ -77,8 +77,11 @@ class Descent:
         self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
         self.place = LARGE if sums.few else MIDDLE
 
-    def _look_for_classes(self) -> None:
-        """Note the classes that no held-out sample is of, and whether there would be some by chance."""
+    def _look_at_labels(self) -> None:
+        """Note classes that no held-out sample is of, whether chance would have some, and labels that are ruled out."""
+        if impossible := int((~possible(self.own, self.labels)).sum()):
+            said = f"The model rules out the class of {impossible:,} held-out samples: they are left out of the log-loss."
+            self.notes.append(said)
         missing, self.lopsided = lacking(self.labels, self.stats.class_counts)
         if missing:
             named = ", ".join(self.stats.class_names[place] for place in missing[:5]) + ", ..." * (len(missing) > 5)
@@ -115,7 +118,9 @@ class Descent:
         best, change = self.best.other * self.weights[self.best.place], None
         for _ in range(_STEPS):
             corrector, gradient = self.at(self.paths.whole.own, best)
-            steps = {place: further - best for place, further in self.corrections(corrector, gradient, self.near(), best).items()}
+            steps = {
+                place: further - best for place, further in self.corrections(corrector, gradient, self.near(), best).items()
+            }
             if not steps:  # all of these ridges are below the rounding of the sums
                 break
             ways = torch.stack([*steps.values(), *([] if change is None else [change])])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofire.scoring import accuracy, calibration_error, correct, log_loss, losses, mcnemar, paired_interval, reliability
+from cofire.scoring import accuracy, calibration_error, correct, losses, mcnemar, paired_interval, possible, reliability
 
 __all__ = ["FEWEST", "are_gains", "class_rows", "reliability_rows", "rows_of", "words_of"]
 
@@ -32,10 +32,11 @@ def rows_of(
 
     Returns:
         Accuracies and gains as shares, log-loss in nats (a positive gain is a fall); ``_low`` and ``_high`` are ends of 95 %
-        bootstrap intervals over samples.
+        bootstrap intervals over samples. The log-loss is that of samples whose class the model does not rule out.
     """
     right = {name: correct(values, labels).int() for name, values in scores.items()}
-    loss = {name: losses(values, labels) for name, values in scores.items()}
+    judged = possible(scores[base], labels)
+    loss = {name: _spread(losses(values, labels), judged) for name, values in scores.items()}
     columns = {
         (name, what): value
         for name in scores
@@ -50,7 +51,7 @@ def rows_of(
     for name, values in scores.items():
         row: dict[str, Any] = {
             "method": name, "split": split, "samples": len(labels), "accuracy": accuracy(values, labels),
-            "log_loss": log_loss(values, labels), "calibration_error": calibration_error(values, labels),
+            "log_loss": float(loss[name].mean()), "calibration_error": calibration_error(values, labels),
         }  # fmt: skip
         for what in ("gain", "loss_gain", "boost_minus", "loss_boost_minus"):
             row[what] = float(columns[name, what].double().mean())
@@ -150,17 +151,20 @@ def _list(names: list[str]) -> str:
 def are_gains(pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> list[bool]:
     """Whether scores are better than others: a lower log-loss whose 95 % interval excludes 0, and no lower accuracy.
 
+    The log-loss is that of samples whose class the model does not rule out; the others no factor of its scores can mend.
+
     Fewer than fifty samples confirm nothing. Scores that are wrong on none of the samples may still be wrong on three in as
     many new ones, and what that costs is seen nowhere; three more samples count on which both are as sure as usual and wrong.
 
     Args:
-        pairs: Scores to compare with, and scores that were fitted without the samples they are judged on.
+        pairs: Scores to compare with, the model's first, and scores that were fitted without the samples they are judged on.
         labels: True classes.
     """
     n = len(labels)
     if n < FEWEST:
         return [False] * len(pairs)
-    falls = torch.stack([losses(base, labels) - losses(other, labels) for base, other in pairs], 1)
+    judged = possible(pairs[0][0], labels)
+    falls = torch.stack([_spread(losses(base, labels) - losses(other, labels), judged) for base, other in pairs], 1)
     finite, (low, _) = torch.isfinite(falls).all(0), paired_interval(falls.nan_to_num(0.0, 0.0, 0.0))
     gains = []
     for (base, other), known, least in zip(pairs, finite.tolist(), low.tolist(), strict=True):
@@ -171,6 +175,12 @@ def are_gains(pairs: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> list[bo
     return gains
 
 
+def _spread(values: Tensor, judged: Tensor) -> Tensor:
+    """Numbers whose mean over all samples is that of the judged ones."""
+    return values.where(judged, 0.0) * (len(values) / max(1, int(judged.sum())))
+
+
 def _when_wrong(scores: Tensor) -> float:
-    """The mean loss if the second most likely class were the true one, everywhere."""
-    return float(losses(scores, scores.topk(2).indices[:, 1]).mean())
+    """The mean loss if the second most likely class were the true one, wherever it is possible."""
+    second = scores.topk(2).indices[:, 1]
+    return float(_spread(losses(scores, second), possible(scores, second)).mean())

@@ -147,7 +147,8 @@ class Corrector:
             self._products = self._products_of(self.rows, like)
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
-        self._factors: dict[float, Tensor | None] = {}
+        self._factors: dict[float, Tensor] = {}
+        self._unusable: set[float] = set()
         self._edges: dict[float, tuple[Tensor, Tensor]] = {}
 
     @staticmethod
@@ -176,16 +177,19 @@ class Corrector:
         return self.each(gradient, [ridge], start).get(ridge)
 
     def each(
-        self, gradient: Float[Tensor, "rows classes"], ridges: Iterable[float], start: Float[Tensor, "rows classes"] | None = None
+        self,
+        gradient: Float[Tensor, "rows classes"],
+        ridges: Iterable[float],
+        start: Float[Tensor, "rows classes"] | None = None,
     ) -> dict[float, Float[Tensor, "rows classes"]]:
         """The weights for several ridges, but those below the rounding of the sums; arguments as for one."""
-        usable = [ridge for ridge in ridges if self._factor(ridge) is not None]
+        usable = [ridge for ridge in ridges if self._has_factor(ridge)]
         if not usable:
             return {}
         if self.rows is None:
             found = [self._solved(ridge, self._right(gradient, ridge, start)) for ridge in usable]
         else:
-            found = self._solved_by_rows(self.rows[:, :-1], gradient, usable, start)
+            found = self._solved_by_rows(self.rows, gradient, usable, start)
         return {ridge: weights if start is None else start.to(weights) + weights
                 for ridge, weights in zip(usable, found, strict=True)}  # fmt: skip
 
@@ -193,9 +197,9 @@ class Corrector:
         right = gradient / self.sums.samples
         return right if start is None else right - ridge * self.penalised * start.to(right)
 
-    def _factor(self, ridge: float) -> Tensor | None:
-        """The lower Cholesky factor of H / n + λ D, or of the products of fewer samples than features and n λ."""
-        if ridge not in self._factors:
+    def _has_factor(self, ridge: float) -> bool:
+        """Whether H / n + λ D has a Cholesky factor, or that of the products of fewer samples than features and n λ."""
+        if ridge not in self._factors and ridge not in self._unusable:
             if self.rows is None:
                 matrix = self.sums.curvature / self.sums.samples
                 matrix.diagonal().add_(ridge * self.penalised[:, 0])
@@ -203,8 +207,11 @@ class Corrector:
                 matrix = self._products.clone()
                 matrix.diagonal().add_(len(self.rows) * ridge)
             factor, failed = torch.linalg.cholesky_ex(matrix)
-            self._factors[ridge] = None if failed else factor
-        return self._factors[ridge]
+            if failed:
+                self._unusable.add(ridge)
+            else:
+                self._factors[ridge] = factor
+        return ridge in self._factors
 
     def _solved(self, ridge: float, right: Tensor) -> Tensor:
         """The solution by the factor, which :func:`torch.cholesky_solve` would copy first."""
@@ -212,19 +219,19 @@ class Corrector:
         half = torch.linalg.solve_triangular(factor, right, upper=False)
         return torch.linalg.solve_triangular(factor.mT, half, upper=True)
 
-    def _solved_by_rows(self, x: Tensor, gradient: Tensor, ridges: list[float], start: Tensor | None) -> list[Tensor]:
-        """The solutions by Woodbury's identity; the intercept is eliminated first, and all ridges share their products with x."""
-        n, classes = len(x), gradient.shape[1]
+    def _solved_by_rows(self, rows: Tensor, gradient: Tensor, ridges: list[float], start: Tensor | None) -> list[Tensor]:
+        """The solutions by Woodbury's identity; the intercept is eliminated first, and ridges share their products with x."""
+        x, ones, n, classes = rows[:, :-1], rows[:, -1:], len(rows), gradient.shape[1]
         seen = x @ (gradient[:-1] / n if start is None else torch.cat([gradient[:-1] / n, start[:-1].to(gradient)], 1))
         rights = [seen if start is None else seen[:, :classes] - ridge * seen[:, classes:] for ridge in ridges]
         inner = [self._solved(ridge, right) for ridge, right in zip(ridges, rights, strict=True)]
         back, found = (torch.cat(inner, 1).T @ x).T.split(classes, 1), []  # in this order, for speed
-        edge = x.T @ self.rows[:, -1:] / n
+        edge = x.T @ ones / n
         for ridge, part in zip(ridges, back, strict=True):
             right = self._right(gradient, ridge, start)
             if ridge not in self._edges:
                 against = (edge - (self._solved(ridge, x @ edge).T @ x).T) / ridge
-                self._edges[ridge] = against, self.rows[:, -1].square().sum() / n - edge.T @ against
+                self._edges[ridge] = against, ones.square().sum() / n - edge.T @ against
             against, left = self._edges[ridge]
             weights = (right[:-1] - part) / ridge
             intercept = (right[-1:] - edge.T @ weights) / left

@@ -19,6 +19,7 @@ __all__ = [
     "losses",
     "mcnemar",
     "paired_interval",
+    "possible",
     "reliability",
 ]
 
@@ -48,6 +49,15 @@ def losses(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " sampl
     """Negative log-likelihood of the true class of every sample, in nats, float64."""
     _check(logits, labels)
     return -logits.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def possible(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> Bool[Tensor, " samples"]:
+    """Which samples are of a class that the scores do not rule out by minus infinity.
+
+    >>> possible(torch.tensor([[0.0, -torch.inf], [0.0, -torch.inf]]), torch.tensor([0, 1])).tolist()
+    [True, False]
+    """
+    return logits.gather(1, labels[:, None])[:, 0] > -math.inf
 
 
 def log_loss(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> float:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cofire.errors import InputError
-from cofire.scoring import losses
+from cofire.scoring import losses, possible
 
 __all__ = ["Paths", "Stack", "cross_fitted", "folds_of", "stacked", "stacks_of", "together"]
 
@@ -182,11 +182,18 @@ class Paths:
         """Mean log-loss of all samples, each on the path without its fold, but those whose class the model rules out."""
         nothing = torch.zeros(self.own.shape[1], dtype=torch.float64)
         found = losses(self._judged([Stack(part.own, 1.0, nothing) for part in self.parts]), self.labels)
-        return float(found[found.isfinite()].mean())
+        return float(found[possible(self.own, self.labels)].mean())
 
     @classmethod
     def along_best(
-        cls, own: Tensor, labels: Tensor, others: Sequence[Tensor], stacks: Sequence[Stack] = (), *, folds: int = 5, seed: int = 0
+        cls,
+        own: Tensor,
+        labels: Tensor,
+        others: Sequence[Tensor],
+        stacks: Sequence[Stack] = (),
+        *,
+        folds: int = 5,
+        seed: int = 0,
     ) -> "tuple[Paths, Stack]":
         """Paths along the best of several directions, whose stacks may be known, and the one that all samples choose."""
         stacks = stacks or stacks_of(own, labels, others, offsets=False)
@@ -233,9 +240,7 @@ class Paths:
         return scores
 
 
-def _fit(
-    own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: Stack | None, offset_too: bool
-) -> Stack:
+def _fit(own: Tensor, labels: Tensor, other: Tensor | None, place: int, start: Stack | None, offset_too: bool) -> Stack:
     """The stack of lowest log-loss: with a tiny penalty on the factors and a prior on the offsets."""
     n, classes = own.shape
     parts = [own] if other is None else [own, other]
@@ -260,7 +265,12 @@ def _lowest(parts: list[Tensor], labels: Tensor, values: Tensor, prior: Tensor, 
         prior: The weight of half a squared distance of each value.
         centre: From where it is measured.
     """
+    judged = possible(parts[0], labels)
+    if not judged.all():  # no factor brings back a class that the model rules out
+        parts, labels = [part[judged] for part in parts], labels[judged]
     n, classes = parts[0].shape
+    if not n:
+        return 0.0, values
     factors, offsets = len(parts), len(values) > len(parts)
     true = torch.stack([part.gather(1, labels[:, None]).double().clamp(min=_RULED_OUT).sum() for part in parts])
     if offsets:
