@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cofire
+from cofire import report
 from cofire.errors import InputError, checked_seed
 
 # ---------------------------------------------------------------- closed forms
@@ -97,3 +98,40 @@ def test_a_seed_is_a_whole_number(name, seed):
     with pytest.raises(InputError) as caught:
         CALLS[name](seed)
     assert str(caught.value) == f"seed must be a whole number from 0 to 4,294,967,295; found {seed!r}."
+
+
+@pytest.fixture(scope="module")
+def small():
+    digits = list(cofire.data.load("digits", limit=200).batches(batch_size=100))
+    net = cofire.zoo.model("fcnn:64-16-10", seed=0)
+    return net, digits, cofire.record(net, digits, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda net, digits, stats: cofire.record(net, 3), "batches must be iterable; found int"),
+        (lambda net, digits, stats: cofire.boost(net, None, stats, validation=digits), "batches must be iterable; found NoneType"),
+        (lambda net, digits, stats: cofire.boost(net, digits, stats, validation=3), "validation must be iterable; found int"),
+        (lambda net, digits, stats: cofire.boost(net, digits, 3, validation=digits), "stats must be firing statistics; found int"),
+        (lambda net, digits, stats: cofire.trust(net, None, stats, validation=digits), "batches must be iterable; found NoneType"),
+        (lambda net, digits, stats: cofire.trust(net, digits, stats, validation=3), "validation must be iterable; found int"),
+        (lambda net, digits, stats: cofire.ablate(net, None, stats), "batches must be iterable; found NoneType"),
+        (lambda net, digits, stats: cofire.ablate(net, digits, net), "stats must be firing statistics; found FCNN"),
+        (lambda net, digits, stats: cofire.ablate(net, digits, stats, seeds=True), "seeds must be a whole number .* found True"),
+        (lambda net, digits, stats: cofire.depth(3), "stats must be firing statistics; found int"),
+        (lambda net, digits, stats: report.write(net, "r.html"), "stats must be firing statistics; found FCNN"),
+        (lambda net, digits, stats: report.write(stats, "r.html", test=net), "test must be firing statistics; found FCNN"),
+        (lambda net, digits, stats: report.write(stats, "r.html", boost=net), "boost must hold a cofire.Boosted; found FCNN"),
+        (lambda net, digits, stats: report.write(stats, "r.html", trust=3), "trust must hold a cofire.Trust; found int"),
+        (lambda net, digits, stats: report.write(stats, "r.html", curves=[net]), "curves must hold a cofire.Curve; found FCNN"),
+        (lambda net, digits, stats: report.write(stats, "r.html", curves=net), "curves must hold a cofire.Curve; found FCNN"),
+        (lambda net, digits, stats: report.write(stats, "r.html", familiar=net), "familiar must hold a cofire.Familiarity"),
+        (lambda net, digits, stats: report.write(stats, "r.html", trajectories={"a": 3}), "trajectories must hold a cofire.Traj"),
+    ],
+)  # fmt: skip
+def test_what_is_given_in_place_of_something_else_is_named(small, call, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        call(*small)
+    assert list(tmp_path.iterdir()) == []

@@ -550,7 +550,7 @@ def test_the_model_is_left_as_it_was(net, stats, digits):
 
 def test_saved_and_loaded_it_is_the_same(found, net, stats, digits, tmp_path):
     found.save(tmp_path / "trust.safetensors")
-    again = cofire.load_trust(tmp_path / "trust.safetensors", net, stats)
+    again = cofire.load_trust(net, tmp_path / "trust.safetensors", stats)
     assert torch.equal(again.score(digits[1].batches()), found.score(digits[1].batches()))
     assert again.threshold(0.9) == found.threshold(0.9)
     assert str(again) == str(found)
@@ -565,7 +565,7 @@ def test_saved_in_one_process_and_loaded_in_another(found, net, stats, digits, t
     save_weights(net, tmp_path / "w.safetensors")
     code = (
         "import cofire; net = cofire.zoo.model('fcnn:64-48-32-10', weights='w.safetensors');"
-        "found = cofire.load_trust('trust.safetensors', net, cofire.load('stats.safetensors'));"
+        "found = cofire.load_trust(net, 'trust.safetensors', cofire.load('stats.safetensors'));"
         "print(found.answer, found.predict(cofire.data.load('digits', 'test').batches(), 0.8).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -589,7 +589,7 @@ def test_a_model_that_is_never_wrong_is_trusted_by_its_softmax(tmp_path):
     assert HEAD not in found.scores
     assert int((found.predict(held, 0.9) >= 0).sum()) >= 270
     found.save(tmp_path / "t.safetensors")
-    again = cofire.load_trust(tmp_path / "t.safetensors", net, stats)
+    again = cofire.load_trust(net, tmp_path / "t.safetensors", stats)
     assert again.head is None
     assert str(again) == str(found)
 
@@ -716,13 +716,13 @@ def test_files_belong_to_a_model_and_its_statistics(found, net, stats, digits, t
     other = cofire.zoo.model("fcnn:64-48-32-10", seed=1)
     theirs = cofire.record(other, digits[0].batches(), progress=False)
     with pytest.raises(InputError, match="trust must be that of this model; it is of weights with digest"):
-        cofire.load_trust(tmp_path / "trust.safetensors", other, theirs)
+        cofire.load_trust(other, tmp_path / "trust.safetensors", theirs)
     fewer = cofire.record(net, digits[0].subset(range(1000)).batches(), progress=False)
     with pytest.raises(InputError, match="trust must be loaded with the statistics that it was fitted with"):
-        cofire.load_trust(tmp_path / "trust.safetensors", net, fewer)
+        cofire.load_trust(net, tmp_path / "trust.safetensors", fewer)
     stats.save(tmp_path / "stats.safetensors")
     with pytest.raises(FileError, match=r"wanted a file of Trust\.save"):
-        cofire.load_trust(tmp_path / "stats.safetensors", net, stats)
+        cofire.load_trust(net, tmp_path / "stats.safetensors", stats)
     with pytest.raises(FileError):
         cofire.load(tmp_path / "trust.safetensors")
 
@@ -744,7 +744,7 @@ def test_the_command_line_says_shows_and_saves(net, stats, tmp_path, monkeypatch
     assert done.output.count("is predicted") == 2
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert rows[0]["score"] == "msp"
-    loaded = cofire.load_trust("t.safetensors", net, cofire.load("train.stats"))
+    loaded = cofire.load_trust(net, "t.safetensors", cofire.load("train.stats"))
     assert loaded.frame()["auroc"].tolist() == pytest.approx([row["auroc"] for row in rows])
 
 

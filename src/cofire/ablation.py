@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, check_readable_again
+from cofire.batches import Batch, as_batch, check_iterable, check_readable_again
 from cofire.calls import calls_of
 from cofire.chains import Chain, Walk, chain_from
 from cofire.consumers import outgoing_weights
 from cofire.curves import Curve
-from cofire.errors import InputError, LayerError, checked_seed
+from cofire.errors import InputError, LayerError, checked_count, checked_seed
 from cofire.firing import covariance, unit_spread
 from cofire.layer import LayerStats
 from cofire.listing import LayerInfo
@@ -24,7 +24,7 @@ from cofire.prefixes import kept_before
 from cofire.progress import track
 from cofire.readings import form_of, scores_in
 from cofire.resuming import Resumable
-from cofire.stats import FiringStats
+from cofire.stats import FiringStats, check_kind
 from cofire.taps import Taps
 from cofire.weights import digest
 from cofire.wrappers import device_of
@@ -97,6 +97,8 @@ def _curve(
     seed: int, device, progress: bool, state: Resumable,
 ) -> Curve:  # fmt: skip
     """What :func:`ablate` gives; the state stays where it is kept."""
+    check_kind(stats)
+    check_iterable(batches)
     names, seed = _layers(stats, layers), checked_seed(seed)
     order = "random" if isinstance(by, str) and by == "random" else order
     if order not in ("ascending", "descending", "random"):
@@ -105,8 +107,7 @@ def _curve(
         raise InputError('fill must be "mean" or "zero"', f"found {fill!r}")
     if across not in ("shares", "raw"):
         raise InputError('across must be "shares" or "raw"', f"found {across!r}")
-    if not isinstance(seeds, int) or seeds < 1:
-        raise InputError("seeds must be a whole number of at least 1", f"found {seeds!r}")
+    seeds = checked_count(seeds, "seeds")
     weights = digest(model)
     check_statistics(stats, weights)
     units = {name: stats[name].units for name in names}

@@ -15,6 +15,7 @@ __all__ = [
     "LABELS",
     "Batch",
     "as_batch",
+    "check_iterable",
     "check_readable_again",
     "class_names_of",
     "classes_of",
@@ -66,7 +67,19 @@ class Batch:
         return Batch(inputs, torch.cat([batch.labels for batch in batches]), torch.cat(masks) if masks else None)
 
 
-def check_readable_again(batches: Iterable, name: str = "batches") -> None:
+def check_iterable(batches: Any, name: str = "batches") -> None:
+    """Raise where something else stands in place of batches.
+
+    Raises:
+        InputError: It does.
+    """
+    if not hasattr(batches, "__iter__"):
+        raise InputError(
+            f"{name} must be iterable", f"found {type(batches).__name__}", "Pass a DataLoader or a list of batches."
+        )
+
+
+def check_readable_again(batches: Iterable | None, name: str = "batches") -> None:
     """Raise where batches can be read only once.
 
     Args:
@@ -74,9 +87,10 @@ def check_readable_again(batches: Iterable, name: str = "batches") -> None:
         name: What they are called.
 
     Raises:
-        InputError: They are an iterator.
+        InputError: They are an iterator, or something else.
     """
-    if iter(batches) is batches:  # type: ignore[comparison-overlap]
+    check_iterable(batches, name)
+    if iter(batches) is batches:  # type: ignore
         raise InputError(f"{name} must be readable more than once", "found an iterator", "Pass a DataLoader or a list.")
 
 

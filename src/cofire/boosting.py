@@ -14,15 +14,14 @@ from cofire.batches import check_readable_again
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.descents import Descent
-from cofire.errors import CofireWarning, InputError, checked_seed
+from cofire.errors import CofireWarning, InputError, checked_count, checked_seed
 from cofire.gains import FEWEST, are_gains, class_rows, reliability_rows, rows_of, words_of
 from cofire.hidden import columns_of
 from cofire.keeping import Rows
-from cofire.orders import check_kind
 from cofire.readings import Reader
 from cofire.residuals import added
 from cofire.stacking import Stack, cross_fitted, stacked
-from cofire.stats import FiringStats
+from cofire.stats import FiringStats, check_kind
 from cofire.wrappers import unwrap
 
 __all__ = ["boost"]
@@ -87,16 +86,14 @@ def boost(
     """
     if method not in ("auto", "paper"):
         raise InputError('method must be "auto" or "paper"', f"found {method!r}")
-    if isinstance(features, bool) or not isinstance(features, int) or features < 1:
-        raise InputError("features must be a whole number, at least 1", f"found {features!r}")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise InputError("rate must be above 0", f"found {rate!r}")
-    seed = checked_seed(seed)
+    features, seed = checked_count(features, "features"), checked_seed(seed)
     check_kind(stats)
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
-        if given is not None:
+        if given is not None or name != "test":
             check_readable_again(given, name)
     copied = copy.deepcopy(unwrap(model)) if controls else None  # before hooks are on it
     asked = _chosen(stats, layers, 1 if method == "paper" else len(stats))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cofire.errors import InputError
 from cofire.information import softmax_entropy
-from cofire.stats import FiringStats
+from cofire.stats import FiringStats, check_kind
 
 if TYPE_CHECKING:
     import pandas
@@ -119,6 +119,7 @@ def depth(stats: FiringStats) -> Depth:
     >>> [row.verdict for row in depth(stats).layers]
     ['first', 'flat']
     """
+    check_kind(stats)
     dense = [layer for layer in stats.values() if layer.layout == "dense" and layer.units > 1]
     if not dense:
         raise InputError(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cofire.errors import InputError
+from cofire.errors import InputError, checked_count
 from cofire.kernels import SKETCH_BINS
 from cofire.layer import LayerStats
 
@@ -29,8 +29,7 @@ def activation_counts(layer: LayerStats, bins: int | None = None, span: str = "o
         InputError: No histogram was recorded, or an unknown span.
     """
     bins = layer.bins if bins is None else bins
-    if not isinstance(bins, int) or bins < 1:
-        raise InputError("bins must be a whole number of at least 1", f"found {bins!r}")
+    bins = checked_count(bins, "bins")
     if span not in ("own", "zero", "common"):
         raise InputError('span must be "own", "zero" or "common"', f"found {span!r}")
     if span == "own" and layer.histogram is not None and layer.histogram.shape[0] % bins == 0:

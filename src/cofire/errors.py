@@ -14,6 +14,7 @@ __all__ = [
     "MergeError",
     "ModelError",
     "WeightsError",
+    "checked_count",
     "checked_seed",
 ]
 
@@ -70,6 +71,20 @@ class DataError(CofireError, LookupError):
 
 class CofireWarning(UserWarning):
     """Something that changes the meaning of a result without stopping it."""
+
+
+def checked_count(value: Any, name: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        InputError: It is none.
+
+    >>> checked_count(3, "seeds")
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1", f"found {value!r}")
+    return int(value)
 
 
 def checked_seed(seed: Any) -> int:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from cofire.batches import LABELS
 from cofire.errors import CofireWarning, InputError
 from cofire.likelihoods import Likelihood, check_classes
-from cofire.orders import check_kind
 from cofire.readings import Reader, Reading
-from cofire.stats import FiringStats
+from cofire.stats import FiringStats, check_kind
 
 if TYPE_CHECKING:
     import pandas

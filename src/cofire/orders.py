@@ -1,7 +1,6 @@
 """In which order to remove units: by a measure, by what the next layer loses, or at random."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +17,6 @@ __all__ = [
     "GREEDY",
     "SIMPLE",
     "WEIGHTED",
-    "check_kind",
     "check_statistics",
     "eliminate",
     "eliminate_blocks",
@@ -281,16 +279,6 @@ def sequence(
             values = (ranks + 0.5) / count
         keys.append(values)
     return [everyone[place] for place in torch.cat(keys).sort(stable=True).indices.tolist()]
-
-
-def check_kind(stats: Any) -> None:
-    """Raise where something else stands in place of statistics.
-
-    Raises:
-        InputError: It does.
-    """
-    if not isinstance(stats, FiringStats):
-        raise InputError("stats must be firing statistics", f"found {type(stats).__name__}", "cofire.record makes them.")
 
 
 def check_statistics(stats: FiringStats, digest: str) -> None:

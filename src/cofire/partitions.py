@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cofire.bisection import bisect
-from cofire.errors import InputError, checked_seed
+from cofire.errors import InputError, checked_count, checked_seed
 from cofire.graphs import Coactivation
 from cofire.leiden import leiden
 from cofire.modularities import modularity
@@ -155,9 +155,7 @@ def communities(
         raise InputError("graph must be a co-firing graph", f"found {type(graph).__name__}", "cofire.coactivation makes one.")
     if not isinstance(resolution, int | float) or not 0 < resolution < float("inf"):
         raise InputError("resolution must be a positive number", f"found {resolution!r}")
-    if not isinstance(seeds, int) or seeds < 1:
-        raise InputError("seeds must be a whole number of at least 1", f"found {seeds!r}")
-    seed = checked_seed(seed)
+    seeds, seed = checked_count(seeds, "seeds"), checked_seed(seed)
     found = [finders[method](seed + step) for step in range(seeds)]
     pairs = [_alike(one.tolist(), other.tolist()) for one, other in combinations(found, 2)]
     numbered = [_by_size(partition) for partition in found]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cofire.batches import Batch, as_batch, is_probability, logits_of, samples_in
+from cofire.batches import Batch, as_batch, check_iterable, is_probability, logits_of, samples_in
 from cofire.errors import InputError, LayerError, ModelError
 from cofire.listing import LayerInfo
 from cofire.orders import check_statistics
@@ -96,6 +96,7 @@ class Reader:
         Raises:
             InputError: Batches or labels of another form, or none, or inputs whose class scores have no softmax.
         """
+        check_iterable(batches, what)
         seen = 0
         for index, item in enumerate(track(batches, what, progress)):
             batch = as_batch(item, self.device, self.stats.classes, f"batch {index}")

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from cofire.accumulate import Choices, LayerAccumulator, check_finite, covariance_limit
-from cofire.batches import Batch, as_batch, class_names_of, classes_of, logits_of, predictions, samples_in, valid_rows
+from cofire.batches import (
+    Batch,
+    as_batch,
+    check_iterable,
+    class_names_of,
+    classes_of,
+    logits_of,
+    predictions,
+    samples_in,
+    valid_rows,
+)
 from cofire.errors import ActivationError, CofireWarning, InputError, LayerError
 from cofire.kernels import Workspace
 from cofire.layer import LayerStats
@@ -174,10 +184,7 @@ def record(
 
 
 def _read(batches: Iterable, device, recording: "_Recording", what: str, progress: bool):
-    if not hasattr(batches, "__iter__"):
-        raise InputError(
-            "batches must be iterable", f"found {type(batches).__name__}", "Pass a DataLoader or a list of batches."
-        )
+    check_iterable(batches)
     own, seen = valid_rows(batches), 0
     for index, item in enumerate(track(batches, what, progress)):
         recording.place = f"batch {index}"

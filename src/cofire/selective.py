@@ -234,12 +234,12 @@ class Trust:
         return float(coverage[enough[-1]])
 
 
-def load_trust(path: str | Path, model: nn.Module, stats: FiringStats, device: Any = None) -> Trust:
+def load_trust(model: nn.Module, path: str | Path, stats: FiringStats, device: Any = None) -> Trust:
     """A trust that :meth:`Trust.save` wrote.
 
     Args:
-        path: The file.
         model: The model that it was fitted for.
+        path: The file.
         stats: The statistics that it was fitted with.
         device: Where to run; by default where the model is.
 

@@ -18,7 +18,7 @@ from cofire.errors import FileError, InputError, LayerError, MergeError
 from cofire.kernels import Workspace
 from cofire.layer import FIELDS, LayerStats
 
-__all__ = ["FiringStats", "load"]
+__all__ = ["FiringStats", "check_kind", "load"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,6 +310,16 @@ def _join(mine: dict, theirs: dict, layers: dict[str, LayerStats]) -> dict:
     if data and "data" not in header:
         header["data"] = {"name": " + ".join(dict.fromkeys(str(part.get("name")) for part in data))}
     return header
+
+
+def check_kind(stats: Any, name: str = "stats") -> None:
+    """Raise where something else stands in place of statistics.
+
+    Raises:
+        InputError: It does.
+    """
+    if not isinstance(stats, FiringStats):
+        raise InputError(f"{name} must be firing statistics", f"found {type(stats).__name__}", "cofire.record makes them.")
 
 
 def load(path: str | Path) -> FiringStats:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cofire.batches import fingerprints
+from cofire.batches import check_iterable, fingerprints
 from cofire.detection import auroc_difference
 from cofire.doubts import Doubts
 from cofire.errors import CofireWarning, InputError, checked_seed
@@ -75,6 +75,8 @@ def trust(
             "trust needs labelled data that the model was not trained on", "found no validation=",
             "On training data nearly all predictions are right, and nothing can be learned of the wrong ones.",
         )  # fmt: skip
+    check_iterable(batches)
+    check_iterable(validation, "validation")
     likelihoods, seed = likelihoods_of(stats, layers, at), checked_seed(seed)
     seen: list[int] = []
     theirs: list[int] = []

@@ -35,7 +35,7 @@ _SHOWN = ["score", "auroc", "low", "high", "gain", "gain_low", "gain_high", "aup
 
 @app.command(
     epilog="Example: cofire trust zoo:001-mnist --weights mnist.safetensors --stats train.stats --data mnist --data-root data "
-    "-o trust.safetensors --report trust.html. Loaded again in Python with cofire.load_trust(path, model, stats)."
+    "-o trust.safetensors --report trust.html. Loaded again in Python with cofire.load_trust(model, path, stats)."
 )
 def trust(
     model: Model, weights: Weights = None,

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cofire.boosted import Boosted
 from cofire.curves import Curve
@@ -15,7 +16,7 @@ from cofire.images import Images
 from cofire.report.contents import Payload, payload, twin
 from cofire.report.page import assembled
 from cofire.selective import Trust
-from cofire.stats import FiringStats
+from cofire.stats import FiringStats, check_kind
 from cofire.trajectories import Trajectory
 
 __all__ = ["Payload", "payload", "twin", "write"]
@@ -58,8 +59,8 @@ def write(
         The path of the HTML file.
 
     Raises:
-        InputError: A path that ends in `.json`, test statistics of another model, other layers or classes, or
-            pictures that are not those of the familiarity.
+        InputError: Something else in place of statistics, a boost or what else is given; a path that ends in `.json`, test
+            statistics of another model, other layers or classes, or pictures that are not those of the familiarity.
         FileError: The place cannot be written.
 
     >>> import cofire, tempfile, torch
@@ -69,6 +70,16 @@ def write(
     >>> json.loads(made.with_suffix(".json").read_text(encoding="utf-8"))["columns"]["firing/0"]["values"]
     [[0.5, 1.0], [0.0, 1.0]]
     """
+    check_kind(stats)
+    if test is not None:
+        check_kind(test, "test")
+    first = familiar[0] if isinstance(familiar, Sequence) and familiar else familiar
+    given: list[tuple[str, Any, type]] = [("boost", boost, Boosted), ("trust", trust, Trust), ("familiar", first, Familiarity)]
+    given += [("curves", curve, Curve) for curve in (curves if isinstance(curves, Sequence) else [curves])]
+    given += [("trajectories", each, Trajectory) for each in (trajectories or {}).values()]
+    for name, value, kind in given:
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} must hold a cofire.{kind.__name__}", f"found {type(value).__name__}")
     path = Path(path)
     numbers = path.with_suffix(".json")
     if numbers == path:
