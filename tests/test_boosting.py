@@ -281,7 +281,7 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
     sums = Sums(70, 4)
     for part in zip(x.split(64), z.split(64), y.split(64), strict=True):
         sums.update(*part)
-    assert bool(sums.few) == (samples < 71)
+    assert sums.summed == (samples >= 71)
     found = Corrector(sums)(sums.gradient, ridge)
     assert torch.allclose(found, direct(x, z, y, ridge, 4), rtol=1e-5, atol=1e-6)
     start = torch.randn(71, 4, generator=lots).double()
@@ -1127,7 +1127,7 @@ def test_wrong_input():
     fit, held, _ = split(x, y)
     stats = cofire.record(net, fit, progress=False)
     for features in (0, 2.5, True, "many"):
-        with pytest.raises(InputError, match=f"features must be a whole number, at least 1; found {features!r}"):
+        with pytest.raises(InputError, match=f"features must be a whole number of at least 1; found {features!r}"):
             cofire.boost(net, fit, stats, validation=held, features=features)
     for rate in (0, -1.0, "fast", float("nan")):
         with pytest.raises(InputError, match=f"rate must be above 0; found {rate!r}"):

@@ -75,7 +75,7 @@ class Descent:
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
         self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
-        self.place = LARGE if sums.few else MIDDLE
+        self.place = MIDDLE if sums.summed else LARGE
 
     def _look_at_labels(self) -> None:
         """Note classes that no held-out sample is of, whether chance would have some, and labels that are ruled out."""

@@ -18,6 +18,8 @@ _FLOOR = 0.1
 
 _BLOCK = 256  # rows whose products are summed at once
 
+_HELD = 2048  # samples, likewise
+
 
 class Sums:
     r"""The curvature and the gradient of the log-loss at the present scores.
@@ -68,6 +70,11 @@ class Sums:
         self._fold()
 
     @property
+    def summed(self) -> bool:
+        """Whether products are summed: there are at least as many samples as features and the 1."""
+        return self._curvature is not None
+
+    @property
     def curvature(self) -> Float[Tensor, "rows rows"]:
         """H, float64."""
         self._fold(at_once=True)
@@ -75,15 +82,16 @@ class Sums:
         return self.gradient.new_zeros(width, width) if self._curvature is None else self._curvature
 
     def _fold(self, at_once: bool = False) -> None:
-        """Sum the products of the rows held, once they are as many as the features."""
-        width = len(self.gradient)
-        if not self.few or (self._curvature is None and self.samples < width and not at_once):
+        """Sum the products of the rows held, once they are as many as the features, and then of many at a time."""
+        width, held = len(self.gradient), sum(map(len, self.few))
+        if not held or (held < (_HELD if self.summed else width) and not at_once):
             return
         if self._curvature is None:
             self._curvature = torch.zeros(width, width, dtype=torch.float64, device=self.gradient.device)
-        for rows in self.few:
-            _add_products(rows.T, self._curvature)
-        self.few = []
+        while self.few:
+            count = next((at for at in range(1, len(self.few)) if sum(map(len, self.few[:at])) >= _HELD), len(self.few))
+            _add_products(torch.cat(self.few[:count]).T, self._curvature)
+            del self.few[:count]
 
     @staticmethod
     def weights_of(p: Float[Tensor, "samples classes"]) -> Float[Tensor, " samples"]:
@@ -138,7 +146,7 @@ class Corrector:
     def __init__(self, sums: Sums, like: "Corrector | None" = None):
         if not sums.samples:
             raise InputError("a correction needs at least one sample", "the sums are empty")
-        self.rows = torch.cat(sums.few).double() if sums.few else None
+        self.rows = None if sums.summed else torch.cat(sums.few).double()
         if not (sums.curvature if self.rows is None else self.rows).isfinite().all():
             raise InputError("features must be finite", "found some that are not")
         self.sums = sums
