@@ -68,7 +68,6 @@ CELLS = {
 }
 """Data, how it is loaded, the net by seed, epochs after which it is boosted, and the schedule of the learning rate."""
 
-FEATURES = 2048  # as a boost has by default
 STEPS, MORE = 25, 100
 """Of the regression, for each of five ridges: as in the controls of a boost, and with the first seed also more."""
 
@@ -102,8 +101,8 @@ def measured(cell: str, root, limit: int | None, seeds: int, timing: bool, say) 
             found.append({
                 "cell": cell, "seed": seed, "epochs": epochs, "base": float(table.accuracy["model"]),
                 "taken": boosted.record["decision"], "regressions": regression,
-                "samples": len(train), "units": columns_of(stats, list(stats), FEATURES).numbers,
-                "features": columns_of(stats, list(stats), FEATURES).width,
+                "samples": len(train), "units": columns_of(stats, list(stats)).numbers,
+                "features": columns_of(stats, list(stats)).width,
                 "words": boosted.words,
                 "methods": {
                     method: {
@@ -151,7 +150,7 @@ def warm() -> None:
 
 def rival(net: nn.Module, batches, validation, test, stats, steps: tuple[int, ...]) -> list[dict]:
     """A logistic regression by gradients on all hidden units, held in memory: its processor time, and its accuracy on test."""
-    columns = columns_of(stats, list(stats), FEATURES)
+    columns = columns_of(stats, list(stats))
     parts = {
         "numbers": lambda reading: columns.plain(reading.units, reading.firing), "scores": lambda reading: reading.logits,
         "labels": lambda reading: reading.labels,

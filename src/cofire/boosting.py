@@ -29,7 +29,7 @@ __all__ = ["boost"]
 
 def boost(
     model: nn.Module, batches: Iterable, stats: FiringStats, validation: Iterable | None = None, method: str = "auto", *,
-    layers: int | str | Sequence[str] | None = None, test: Iterable | None = None, controls: bool = True, features: int = 2048,
+    layers: int | str | Sequence[str] | None = None, test: Iterable | None = None, controls: bool = True, features: int | None = None,
     scaled: bool = True, rate: float = 1e-4, seed: int = 0, device=None, progress: bool = True,
 ) -> Boosted:  # fmt: skip
     r"""A frozen model with a head that reads its hidden layers again, beside the controls that say what the head is worth.
@@ -60,9 +60,10 @@ def boost(
             whose controls read all).
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
-        features: Fit at most so many numbers per sample; the fit takes five to a dozen times its square in memory, in float64.
-            Where units and shares of firing positions are more, the shares are left out, and where the units are more, they
-            are hashed: each has a random sign, and goes into a random one of so many sums.
+        features: Fit at most so many numbers per sample; by default 2,048, or 8,192 where the statistics are of fewer samples
+            than 2,048. The fit takes five to a dozen times the square of these numbers, or of the samples where they are fewer,
+            in memory, in float64. Where units and shares of firing positions are more, the shares are left out, and where the
+            units are more, they are hashed: each has a random sign, and goes into a random one of so many sums.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
         seed: Of everything that is drawn.
@@ -88,8 +89,9 @@ def boost(
         raise InputError('method must be "auto" or "paper"', f"found {method!r}")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise InputError("rate must be above 0", f"found {rate!r}")
-    features, seed = checked_count(features, "features"), checked_seed(seed)
+    seed = checked_seed(seed)
     check_kind(stats)
+    features = None if features is None else checked_count(features, "features")
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
@@ -155,7 +157,9 @@ class _Measured:
 class _Fitting:
     """One call of :func:`boost`: the passes over the data, and what they leave."""
 
-    def __init__(self, reader: Reader, batches: Iterable, validation: Iterable, features: int, seed: int, progress: bool):
+    def __init__(
+        self, reader: Reader, batches: Iterable, validation: Iterable, features: int | None, seed: int, progress: bool
+    ):
         self.reader, self.stats, self.seed, self.progress = reader, reader.stats, seed, progress
         self.columns = columns_of(reader.stats, reader.names, features, seed)
         self.batches = self.rows_of(batches, "boost, fitting")

@@ -1,5 +1,6 @@
 """Corrections of class scores, one after the other, each from where those before it led, as far as held-out samples say."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,9 @@ __all__ = ["LARGE", "MIDDLE", "Descent"]
 
 _STEPS, _WORTH = 10, 0.001
 """Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
+
+_LEAST = 1e-3
+"""Of the model's scores, what every fit starts from: 0 times a score of minus infinity is no number."""
 
 MIDDLE, LARGE = 3, 5
 """The first of :data:`cofire.residuals.RIDGES` to try, with its neighbours; and that where samples are fewer than features."""
@@ -51,12 +55,12 @@ class Descent:
         self.further()
 
     def sum(self, random: bool = False) -> None:
-        """Sums at the model's scores with the temperature that held-out samples want; where asked also of random labels."""
+        """Sums at the model's scores, as far as held-out samples believe them; where asked also of random labels."""
         held = [(part.scores, part.labels) for part in self.validation]
         self.own, self.labels = map(torch.cat, zip(*held, strict=True))
         if len(self.labels) < 2:
             raise InputError("there must be at least two held-out samples", f"found {len(self.labels)}")
-        calm, classes, right = stacked(self.own, self.labels).own, self.stats.classes, 0
+        calm, classes, right = self.believed(), self.stats.classes, 0
         self._look_at_labels()
         sums = Sums(self.batches.columns.width, classes, self.device)
         counts, lots = torch.zeros(classes, dtype=torch.int64), torch.Generator().manual_seed(self.seed)
@@ -76,6 +80,15 @@ class Descent:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
         self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
         self.place = MIDDLE if sums.summed else LARGE
+
+    def believed(self) -> float:
+        """The factor of the model's scores from which to start: of the temperature that held-out samples want, times the share
+        of the log-loss of a blind guess that it takes away.
+
+        The correction of a model that knows little is found in fewer steps where it need not take back what the model says.
+        """
+        calm = stacked(self.own, self.labels)
+        return calm.own * max(_LEAST, 1 - calm.loss / math.log(self.stats.classes))
 
     def _look_at_labels(self) -> None:
         """Note classes that no held-out sample is of, whether chance would have some, and labels that are ruled out."""

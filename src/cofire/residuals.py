@@ -63,7 +63,10 @@ class Sums:
         """
         p = probabilities(scores)
         weight = self.weights_of(p)
-        self.few.append(torch.cat([rows, rows.new_ones(len(rows), 1)], 1) * weight.sqrt().to(rows)[:, None])
+        root, held = weight.sqrt().to(rows)[:, None], rows.new_empty(len(rows), rows.shape[1] + 1)
+        torch.mul(rows, root, out=held[:, :-1])
+        held[:, -1:] = root
+        self.few.append(held)
         self.gradient += self.gradient_of(rows, p, labels)
         self.samples += len(rows)
         self.weight += float(weight.sum())
@@ -146,26 +149,28 @@ class Corrector:
     def __init__(self, sums: Sums, like: "Corrector | None" = None):
         if not sums.samples:
             raise InputError("a correction needs at least one sample", "the sums are empty")
-        self.rows = None if sums.summed else torch.cat(sums.few).double()
-        if not (sums.curvature if self.rows is None else self.rows).isfinite().all():
+        if not all(map(_finite, [sums.curvature] if sums.summed else sums.few)):
             raise InputError("features must be finite", "found some that are not")
         self.sums = sums
-        self._products = torch.empty(0)  # of the samples, for all ridges
-        if self.rows is not None:
-            self._products = self._products_of(self.rows, like)
+        self.rows = self._products = None  # of the samples, for all ridges
+        if not sums.summed:
+            rows = torch.cat(sums.few)
+            self._products = self._products_of(rows, like)
+            self.rows = rows.double()
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
         self._factors: dict[float, Tensor] = {}
         self._unusable: set[float] = set()
+        self._edge: Tensor | None = None
         self._edges: dict[float, tuple[Tensor, Tensor]] = {}
 
     @staticmethod
     def _products_of(rows: Tensor, like: "Corrector | None") -> Float[Tensor, "samples samples"]:
         """Of all pairs of samples: those of the others, times the ratios of the roots of their weights, which are the ones."""
         if like is not None and like.rows is not None:
-            ratio = rows[:, -1] / like.rows[:, -1]
+            ratio = rows[:, -1].double() / like.rows[:, -1]
             return like._products.mul_(ratio).mul_(ratio[:, None])
-        products = rows.new_zeros(len(rows), len(rows))
+        products = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
         _add_products(rows[:, :-1], products)
         return products
 
@@ -232,17 +237,20 @@ class Corrector:
         x, ones, n, classes = rows[:, :-1], rows[:, -1:], len(rows), gradient.shape[1]
         seen = x @ (gradient[:-1] / n if start is None else torch.cat([gradient[:-1] / n, start[:-1].to(gradient)], 1))
         rights = [seen if start is None else seen[:, :classes] - ridge * seen[:, classes:] for ridge in ridges]
-        inner = [self._solved(ridge, right) for ridge, right in zip(ridges, rights, strict=True)]
-        back, found = (torch.cat(inner, 1).T @ x).T.split(classes, 1), []  # in this order, for speed
-        edge = x.T @ ones / n
-        for ridge, part in zip(ridges, back, strict=True):
-            right = self._right(gradient, ridge, start)
-            if ridge not in self._edges:
-                against = (edge - (self._solved(ridge, x @ edge).T @ x).T) / ridge
-                self._edges[ridge] = against, ones.square().sum() / n - edge.T @ against
-            against, left = self._edges[ridge]
+        new = [ridge for ridge in ridges if ridge not in self._edges]
+        if self._edge is None:
+            self._edge = (ones.T @ x).T / n
+        ends = [(ridge, self._products @ ones / n) for ridge in new]  # x times the edge
+        inner = [self._solved(*each) for each in [*zip(ridges, rights, strict=True), *ends]]
+        back = (torch.cat(inner, 1).T @ x).T.split([classes] * len(ridges) + [1] * len(new), 1)  # in this order, for speed
+        for ridge, part in zip(new, back[len(ridges) :], strict=True):
+            against = (self._edge - part) / ridge
+            self._edges[ridge] = against, ones.square().sum() / n - self._edge.T @ against
+        found = []
+        for ridge, part in zip(ridges, back, strict=False):
+            right, (against, left) = self._right(gradient, ridge, start), self._edges[ridge]
             weights = (right[:-1] - part) / ridge
-            intercept = (right[-1:] - edge.T @ weights) / left
+            intercept = (right[-1:] - self._edge.T @ weights) / left
             found.append(torch.cat([weights - against * intercept, intercept]))
         return found
 
@@ -266,6 +274,10 @@ def added(
     """What each of several corrections adds to the scores."""
     wide = weights.to(rows).mT.flatten(0, 1)
     return list(torch.addmm(wide[:, -1:], wide[:, :-1], rows.T).T.split(weights.shape[2], 1))  # in this order, for speed
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(values.sum().isfinite() or values.isfinite().all())  # the sum is found much sooner
 
 
 def _add_products(rows: Tensor, total: Tensor) -> None:
