@@ -83,7 +83,7 @@ def test_where_every_probability_is_right_there_is_nothing_to_correct():
     labels = torch.arange(4).repeat(5)
     sums = Sums(3, 4)
     sums.update(torch.randn(20, 3), torch.nn.functional.one_hot(labels, 4) * 1e4, labels)
-    assert torch.equal(Corrector(sums)(sums.gradient, 1e-3), torch.zeros(4, 4, dtype=torch.float64))
+    assert torch.equal(Corrector(sums)(1e-3), torch.zeros(4, 4, dtype=torch.float64))
 
 
 def test_without_features_the_correction_moves_to_the_class_shares():
@@ -92,7 +92,7 @@ def test_without_features_the_correction_moves_to_the_class_shares():
     for _ in range(30):  # Newton steps with a bound of the curvature
         sums = Sums(0, 2)
         sums.update(torch.zeros(40, 0), weights[-1].expand(40, 2), labels)
-        weights = Corrector(sums)(sums.gradient, 1.0, weights)
+        weights = Corrector(sums)(1.0, weights)
     assert weights[-1].softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_sums_do_not_depend_on_batches(seed, features, parts):
         shards.append(shard)
     joined = sum(shards[1:], shards[0])
     assert joined.samples == 60
-    before = [Corrector(sums)(sums.gradient, 1e-2) for sums in (whole, joined)]
+    before = [Corrector(sums)(1e-2) for sums in (whole, joined)]
     assert torch.allclose(*before, rtol=0, atol=1e-12)
     assert torch.allclose(joined.curvature, whole.curvature, rtol=0, atol=1e-12)
     assert torch.allclose(joined.gradient, whole.gradient, rtol=0, atol=1e-12)
@@ -282,11 +282,11 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
     for part in zip(x.split(64), z.split(64), y.split(64), strict=True):
         sums.update(*part)
     assert sums.summed == (samples >= 71)
-    found = Corrector(sums)(sums.gradient, ridge)
+    found = Corrector(sums)(ridge)
     assert torch.allclose(found, direct(x, z, y, ridge, 4), rtol=1e-5, atol=1e-6)
     start = torch.randn(71, 4, generator=lots).double()
     summed = sums.curvature  # from here on it is
-    again = Corrector(sums)(sums.gradient, ridge, start)
+    again = Corrector(sums)(ridge, start)
     penalised = torch.diag(torch.tensor([ridge] * 70 + [0.0], dtype=torch.float64))
     left = (summed / samples + penalised) @ (again - start) - (sums.gradient / samples - penalised @ start)
     assert left.abs().max() < 1e-9
@@ -299,10 +299,10 @@ def test_several_ridges_at_once_are_those_one_by_one(samples):
     sums, start = Sums(70, 4), torch.randn(71, 4, generator=lots).double()
     sums.update(x, torch.randn(samples, 4, generator=lots), y)
     for before in (None, start):
-        found = Corrector(sums).each(sums.gradient, [1e-3, 1e-1, 10.0], before)
+        found = Corrector(sums).each([1e-3, 1e-1, 10.0], before)
         assert list(found) == [1e-3, 1e-1, 10.0]
         for ridge, weights in found.items():
-            assert torch.allclose(weights, Corrector(sums)(sums.gradient, ridge, before), rtol=1e-10, atol=1e-12)
+            assert torch.allclose(weights, Corrector(sums)(ridge, before), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("samples", [40, 300])
@@ -313,10 +313,10 @@ def test_other_weights_of_the_same_samples_need_no_new_products(samples):
     old.update(x, torch.randn(samples, 4, generator=lots), y)
     new.update(x, 5 * torch.randn(samples, 4, generator=lots), y)
     corrector = Corrector(old)
-    corrector(old.gradient, 1e-2)
+    corrector(1e-2)
     corrector.forget()
-    wanted = Corrector(new)(new.gradient, 1e-2)
-    others, found = Corrector(old)(new.gradient, 1e-2), Corrector(new, corrector)(new.gradient, 1e-2)
+    wanted = Corrector(new)(1e-2)
+    others, found = Corrector(old)(1e-2), Corrector(new, corrector)(1e-2)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-4  # rows are float32
     assert float((others - wanted).norm() / wanted.norm()) > 0.1
 
@@ -327,7 +327,7 @@ def test_ten_thousand_features_of_few_samples():
     y = torch.randint(1000, (200,), generator=lots)
     sums = Sums(10_000, 1000)
     sums.update(x, z, y)
-    found = Corrector(sums)(sums.gradient, 1e-3)
+    found = Corrector(sums)(1e-3)
     p = z.double().softmax(1)
     weight = 0.9 * (1 - p.square().sum(1)) + 0.1 * (1 - 1 / 1000)
     full = torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
@@ -389,7 +389,7 @@ def test_raw_and_centred_features_give_one_correction():
     for x in (raw, (raw - raw.mean(0)).float()):
         sums = Sums(6, 3)
         sums.update(x, z, y)
-        weights = Corrector(sums)(sums.gradient, 1e-3)
+        weights = Corrector(sums)(1e-3)
         both.append(x.double() @ weights[:-1] + weights[-1])
     assert torch.allclose(both[0], both[1], rtol=0, atol=1e-4)
 
@@ -402,7 +402,7 @@ def test_thousands_of_features_and_classes():
     sums = Sums(3000, 1000)
     for part in range(0, 4000, 1000):
         sums.update(x[part : part + 1000], z[part : part + 1000], y[part : part + 1000])
-    found = Corrector(sums)(sums.gradient, 1e-2)
+    found = Corrector(sums)(1e-2)
     p = z.double().softmax(1)
     full = torch.cat([x.double(), torch.ones(4000, 1, dtype=torch.float64)], 1)
     weight = 0.9 * (1 - p.square().sum(1)) + 0.1 * (1 - 1 / 1000)
@@ -418,10 +418,10 @@ def test_a_ridge_below_the_rounding_of_sums_is_left_out():
     sums = Sums(300, 3)
     sums.update(x, torch.randn(400, 3, generator=lots), torch.randint(3, (400,), generator=lots))
     corrector = Corrector(sums)
-    assert corrector(sums.gradient, 1e-9) is None
-    found = corrector(sums.gradient, 1e-1)
+    assert corrector(1e-9) is None
+    found = corrector(1e-1)
     assert found.isfinite().all()
-    assert torch.equal(corrector.as_before(sums.gradient), found[None])
+    assert torch.equal(corrector.as_before(corrector.slope), found[None])
     sums.curvature[0, 0] = torch.nan
     with pytest.raises(InputError, match="features must be finite"):
         Corrector(sums)
@@ -436,7 +436,7 @@ def test_steps_fall_to_a_logistic_regression_and_never_rise():
     for _ in range(60):
         sums = Sums(5, 3)
         sums.update(x, z + (x.double() @ weights[:-1] + weights[-1]), y)
-        weights = Corrector(sums)(sums.gradient, 1e-3, weights)
+        weights = Corrector(sums)(1e-3, weights)
         seen.append(log_loss(x.double() @ weights[:-1] + weights[-1], y) + 1e-3 / 2 * float(weights[:-1].square().sum()))
     regression = residual_probes(x.double(), z.double(), y, ridges=[1e-3])[0]
     assert all(later <= before + 1e-12 for before, later in itertools.pairwise(seen))

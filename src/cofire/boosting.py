@@ -29,8 +29,8 @@ __all__ = ["boost"]
 
 def boost(
     model: nn.Module, batches: Iterable, stats: FiringStats, validation: Iterable | None = None, method: str = "auto", *,
-    layers: int | str | Sequence[str] | None = None, test: Iterable | None = None, controls: bool = True, features: int | None = None,
-    scaled: bool = True, rate: float = 1e-4, seed: int = 0, device=None, progress: bool = True,
+    layers: int | str | Sequence[str] | None = None, test: Iterable | None = None, controls: bool = True,
+    features: int | None = None, scaled: bool = True, rate: float = 1e-4, seed: int = 0, device=None, progress: bool = True,
 ) -> Boosted:  # fmt: skip
     r"""A frozen model with a head that reads its hidden layers again, beside the controls that say what the head is worth.
 

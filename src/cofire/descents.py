@@ -1,6 +1,7 @@
 """Corrections of class scores, one after the other, each from where those before it led, as far as held-out samples say."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -49,28 +50,25 @@ class Descent:
         """Of first corrections towards random labels, by ridge, where they are asked for."""
 
     def run(self, random: bool = False) -> None:
-        """All of it; arguments as for :meth:`sum`."""
-        self.sum(random)
+        """All of it, and where asked first corrections towards random labels."""
+        self.sum()
         self.first()
+        if random:
+            self.noise = self.corrector.as_before(self.corrector.slope_at(self.parts(self.start, None, random=True)))
         self.further()
 
-    def sum(self, random: bool = False) -> None:
-        """Sums at the model's scores, as far as held-out samples believe them; where asked also of random labels."""
+    def sum(self) -> None:
+        """Sums at the model's scores, as far as held-out samples believe them."""
         held = [(part.scores, part.labels) for part in self.validation]
         self.own, self.labels = map(torch.cat, zip(*held, strict=True))
         if len(self.labels) < 2:
             raise InputError("there must be at least two held-out samples", f"found {len(self.labels)}")
-        calm, classes, right = self.believed(), self.stats.classes, 0
+        self.start, classes, right = self.believed(), self.stats.classes, 0
         self._look_at_labels()
         sums = Sums(self.batches.columns.width, classes, self.device)
-        counts, lots = torch.zeros(classes, dtype=torch.int64), torch.Generator().manual_seed(self.seed)
-        shares = self.stats.class_counts.double() / self.stats.samples
-        self.random = torch.zeros_like(sums.gradient) if random else None
+        counts = torch.zeros(classes, dtype=torch.int64)
         for row, scores, labels in self.batches:
-            sums.update(row, calm * scores, labels)
-            if self.random is not None:
-                drawn = torch.multinomial(shares, len(row), replacement=True, generator=lots).to(labels)
-                self.random += sums.gradient_of(row, probabilities(calm * scores), drawn)
+            sums.update(row, self.start * scores, labels)
             counts += torch.bincount(labels, minlength=classes).cpu()
             right += int((scores.argmax(1) == labels).sum())
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
@@ -107,7 +105,7 @@ class Descent:
         weights, others, places, stacks, tried = [], [], [], [], set()
         while wanted := self.near() - tried:
             tried |= wanted
-            found = self.corrections(self.corrector, self.corrector.sums.gradient, wanted)
+            found = self.corrections(wanted)
             if not found:
                 self.place += not weights  # all of them are below the rounding of the sums
                 continue
@@ -120,8 +118,6 @@ class Descent:
             raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
         self.weights = torch.stack(weights)
         self.paths, self.best = Paths.along_best(self.own, self.labels, others, stacks, seed=self.seed)
-        if self.random is not None:
-            self.noise = self.corrector.as_before(self.random)
 
     def further(self) -> None:
         """More corrections, while the log-loss of samples falls that had no say in how far to go.
@@ -130,10 +126,8 @@ class Descent:
         """
         best, change = self.best.other * self.weights[self.best.place], None
         for _ in range(_STEPS):
-            corrector, gradient = self.at(self.paths.whole.own, best)
-            steps = {
-                place: further - best for place, further in self.corrections(corrector, gradient, self.near(), best).items()
-            }
+            slope = self.at(self.paths.whole.own, best)
+            steps = {place: further - best for place, further in self.corrections(self.near(), best, slope).items()}
             if not steps:  # all of these ridges are below the rounding of the sums
                 break
             ways = torch.stack([*steps.values(), *([] if change is None else [change])])
@@ -152,10 +146,9 @@ class Descent:
         """The places of the present ridge and its neighbours."""
         return {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES)))
 
-    @staticmethod
-    def corrections(corrector: Corrector, gradient: Tensor, places: set[int], start: Tensor | None = None) -> dict[int, Tensor]:
+    def corrections(self, places: set[int], start: Tensor | None = None, slope: Tensor | None = None) -> dict[int, Tensor]:
         """The weights for the ridges at these places, but those that cannot be used."""
-        found = corrector.each(gradient, [RIDGES[place] for place in sorted(places)], start)
+        found = self.corrector.each([RIDGES[place] for place in sorted(places)], start, slope)
         return {RIDGES.index(ridge): weights for ridge, weights in found.items()}
 
     def scores_of(self, weights: Tensor) -> list[Tensor]:
@@ -163,21 +156,34 @@ class Descent:
         found = [added(row, weights) for row, _, _ in self.validation]
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def at(self, own: float, weights: Tensor) -> tuple[Corrector, Tensor]:
-        """A corrector and the gradient at the model's scores times a factor and a correction.
+    def parts(self, own: float, weights: Tensor | None, random: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """By batch: features, probabilities at the scores times a factor and a correction, and labels or random ones."""
+        lots, shares = torch.Generator().manual_seed(self.seed), self.stats.class_counts.double() / self.stats.samples
+        for row, scores, labels in self.batches:
+            moved = own * scores if weights is None else own * scores + added(row, weights[None])[0]
+            if random:
+                labels = torch.multinomial(shares, len(row), replacement=True, generator=lots).to(labels)
+            yield row, probabilities(moved), labels
+
+    def at(self, own: float, weights: Tensor) -> Tensor:
+        """The slope at the model's scores times a factor and a correction, for the corrector.
 
         It is the one that there is, until samples weigh half as much as in its sums: then its steps would be too short.
         """
-        sums = self.corrector.sums
-        gradient, weight = torch.zeros_like(sums.gradient), 0.0
+        weight = 0.0
+
+        def weighed() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            nonlocal weight
+            for row, p, labels in self.parts(own, weights):
+                weight += float(Sums.weights_of(p).sum())
+                yield row, p, labels
+
+        slope = self.corrector.slope_at(weighed())
+        if self.renewed or weight >= self.corrector.sums.weight / 2:
+            return slope
+        self.corrector.forget()  # as much memory as the new ones take
+        sums, self.renewed = Sums(self.batches.columns.width, self.stats.classes, self.device), True
         for row, scores, labels in self.batches:
-            p = probabilities(own * scores + added(row, weights[None])[0])
-            gradient += Sums.gradient_of(row, p, labels)
-            weight += float(Sums.weights_of(p).sum())
-        if not self.renewed and weight < sums.weight / 2:
-            self.corrector.forget()  # as much memory as the new ones take
-            sums, self.renewed = Sums(self.batches.columns.width, self.stats.classes, self.device), True
-            for row, scores, labels in self.batches:
-                sums.update(row, own * scores + added(row, weights[None])[0], labels)
-            self.corrector = Corrector(sums, self.corrector)
-        return self.corrector, gradient
+            sums.update(row, own * scores + added(row, weights[None])[0], labels)
+        self.corrector = Corrector(sums, self.corrector)
+        return self.corrector.slope

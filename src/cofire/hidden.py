@@ -18,7 +18,7 @@ SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
 _FEATURES, _WIDE = 2048, 8192
-"""Columns, and with fewer samples than the first: then a fit takes products of samples, which many columns make little dearer."""
+"""Columns; with fewer samples than the first, a fit takes products of samples, which many columns make little dearer."""
 
 _FEW = 64
 

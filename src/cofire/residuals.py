@@ -49,6 +49,8 @@ class Sums:
         """The sum of w."""
         self.few: list[Float[Tensor, "samples rows"]] = []
         """Rows times the root of w, while their products are not summed."""
+        self.errors: list[Float[Tensor, "samples classes"]] = []
+        """Of these samples, (y - p) over the root of w, float64."""
         self._curvature: Tensor | None = None
 
     def update(
@@ -67,6 +69,8 @@ class Sums:
         torch.mul(rows, root, out=held[:, :-1])
         held[:, -1:] = root
         self.few.append(held)
+        if not self.summed:
+            self.errors.append(_error(p, labels) / held[:, -1:].double())
         self.gradient += self.gradient_of(rows, p, labels)
         self.samples += len(rows)
         self.weight += float(weight.sum())
@@ -91,6 +95,7 @@ class Sums:
             return
         if self._curvature is None:
             self._curvature = torch.zeros(width, width, dtype=torch.float64, device=self.gradient.device)
+            self.errors = []
         while self.few:
             count = next((at for at in range(1, len(self.few)) if sum(map(len, self.few[:at])) >= _HELD), len(self.few))
             _add_products(torch.cat(self.few[:count]).T, self._curvature)
@@ -104,7 +109,7 @@ class Sums:
     @staticmethod
     def gradient_of(rows: Tensor, p: Tensor, labels: Tensor) -> Float[Tensor, "rows classes"]:
         """What a batch adds to G, given its probabilities in float64."""
-        residual = (-p).scatter_add_(1, labels[:, None], p.new_ones(len(p), 1))
+        residual = _error(p, labels)
         return torch.cat([(residual.to(rows).T @ rows).T.double(), residual.sum(0, keepdim=True)])  # in this order, for speed
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -121,21 +126,32 @@ class Sums:
         both.samples = self.samples + other.samples
         both.weight = self.weight + other.weight
         both.few = [rows.to(device) for rows in (*self.few, *other.few)]
+        if not known:
+            both.errors = [each.to(device) for each in (*self.errors, *other.errors)]
         both._curvature = sum((part.to(device) for part in known[1:]), known[0].to(device, copy=True)) if known else None
         both._fold()
         return both
 
 
 class Corrector:
-    r"""Weights of a correction at one curvature, for any ridge, gradient and start; the last row is the intercept.
+    r"""Weights of a correction at one curvature, for any ridge, slope and start; the last row is the intercept.
 
     .. math:: W = W_0 + (H / n + \lambda D)^{-1} (G / n - \lambda D W_0)
 
     with D the identity, and 0 for the intercept. It is one Newton step on the ridge-penalised log-loss; because H bounds the
     curvature at other scores nearly as well, its factors, made when first asked for and kept, serve further steps.
 
+    Where samples are fewer than features the same weights are sums of samples: with X the rows times the root of w, without
+    their last number s, and R the errors (y - p) / s,
+
+    .. math:: W = X^\top (\beta - \eta\, b), \quad (X X^\top + n \lambda) [\beta, \eta] = [R + X W_0, s], \quad
+              b = \frac{s^\top \beta}{s^\top \eta},
+
+    and b is added to the intercept.
+
     Source:
-        Ours; the bound of the curvature is in the spirit of Böhning 1992, "Multinomial logistic regression algorithm".
+        Ours; the bound of the curvature is in the spirit of Böhning 1992, "Multinomial logistic regression algorithm"; the sums
+        of samples are those of Suykens & Vandewalle 1999, "Least squares support vector machine classifiers".
 
     Args:
         sums: Hold H and n, or fewer samples than features. Each ridge that is asked for takes as much memory as H, or as the
@@ -152,17 +168,16 @@ class Corrector:
         if not all(map(_finite, [sums.curvature] if sums.summed else sums.few)):
             raise InputError("features must be finite", "found some that are not")
         self.sums = sums
-        self.rows = self._products = None  # of the samples, for all ridges
-        if not sums.summed:
-            rows = torch.cat(sums.few)
-            self._products = self._products_of(rows, like)
-            self.rows = rows.double()
+        self.rows = None if sums.summed else torch.cat(sums.few)
+        self.slope = sums.gradient if self.rows is None else torch.cat(sums.errors)
+        """Of the log-loss at the scores of the sums: G, or R where samples are fewer than features."""
+        self._products = torch.empty(0)  # of the samples, for all ridges
+        if self.rows is not None:
+            self._products = self._products_of(self.rows, like)
         self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
         self.penalised[-1] = 0
         self._factors: dict[float, Tensor] = {}
         self._unusable: set[float] = set()
-        self._edge: Tensor | None = None
-        self._edges: dict[float, tuple[Tensor, Tensor]] = {}
 
     @staticmethod
     def _products_of(rows: Tensor, like: "Corrector | None") -> Float[Tensor, "samples samples"]:
@@ -174,41 +189,53 @@ class Corrector:
         _add_products(rows[:, :-1], products)
         return products
 
+    def slope_at(self, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """The slope for the same samples, in their order, at other scores or towards other labels.
+
+        Args:
+            parts: By batch: features, probabilities in float64, and labels.
+        """
+        if self.rows is not None:
+            return torch.cat([_error(p, labels) for _, p, labels in parts]) / self.rows[:, -1:].double()
+        slope = torch.zeros_like(self.slope)
+        for rows, p, labels in parts:
+            slope += Sums.gradient_of(rows, p, labels)
+        return slope
+
     def __call__(
-        self, gradient: Float[Tensor, "rows classes"], ridge: float, start: Float[Tensor, "rows classes"] | None = None
+        self, ridge: float, start: Float[Tensor, "rows classes"] | None = None, slope: Tensor | None = None
     ) -> Float[Tensor, "rows classes"] | None:
         """The weights, float64; where nothing is left to correct they are 0.
 
         Args:
-            gradient: G over all samples, taken at the scores to correct, or with ``start`` at those already corrected by it.
             ridge: Lambda.
-            start: Weights that these scores already hold.
+            start: Weights that the scores of the slope already hold.
+            slope: Of :meth:`slope_at`; by default at the scores of the sums.
 
         Returns:
             None where the ridge is below the rounding of the sums.
         """
-        return self.each(gradient, [ridge], start).get(ridge)
+        return self.each([ridge], start, slope).get(ridge)
 
     def each(
-        self,
-        gradient: Float[Tensor, "rows classes"],
-        ridges: Iterable[float],
-        start: Float[Tensor, "rows classes"] | None = None,
+        self, ridges: Iterable[float], start: Float[Tensor, "rows classes"] | None = None, slope: Tensor | None = None
     ) -> dict[float, Float[Tensor, "rows classes"]]:
         """The weights for several ridges, but those below the rounding of the sums; arguments as for one."""
         usable = [ridge for ridge in ridges if self._has_factor(ridge)]
+        slope, start = self.slope if slope is None else slope, None if start is None else start.to(self.slope)
         if not usable:
             return {}
-        if self.rows is None:
-            found = [self._solved(ridge, self._right(gradient, ridge, start)) for ridge in usable]
-        else:
-            found = self._solved_by_rows(self.rows, gradient, usable, start)
-        return {ridge: weights if start is None else start.to(weights) + weights
-                for ridge, weights in zip(usable, found, strict=True)}  # fmt: skip
-
-    def _right(self, gradient: Tensor, ridge: float, start: Tensor | None) -> Tensor:
-        right = gradient / self.sums.samples
-        return right if start is None else right - ridge * self.penalised * start.to(right)
+        if self.rows is not None:
+            return dict(zip(usable, self._sums_of(self.rows, usable, start, slope), strict=True))
+        found = {}
+        for ridge in usable:
+            right = slope / self.sums.samples
+            found[ridge] = (
+                self._solved(ridge, right)
+                if start is None
+                else start + self._solved(ridge, right - ridge * self.penalised * start)
+            )
+        return found
 
     def _has_factor(self, ridge: float) -> bool:
         """Whether H / n + λ D has a Cholesky factor, or that of the products of fewer samples than features and n λ."""
@@ -232,35 +259,27 @@ class Corrector:
         half = torch.linalg.solve_triangular(factor, right, upper=False)
         return torch.linalg.solve_triangular(factor.mT, half, upper=True)
 
-    def _solved_by_rows(self, rows: Tensor, gradient: Tensor, ridges: list[float], start: Tensor | None) -> list[Tensor]:
-        """The solutions by Woodbury's identity; the intercept is eliminated first, and ridges share their products with x."""
-        x, ones, n, classes = rows[:, :-1], rows[:, -1:], len(rows), gradient.shape[1]
-        seen = x @ (gradient[:-1] / n if start is None else torch.cat([gradient[:-1] / n, start[:-1].to(gradient)], 1))
-        rights = [seen if start is None else seen[:, :classes] - ridge * seen[:, classes:] for ridge in ridges]
-        new = [ridge for ridge in ridges if ridge not in self._edges]
-        if self._edge is None:
-            self._edge = (ones.T @ x).T / n
-        ends = [(ridge, self._products @ ones / n) for ridge in new]  # x times the edge
-        inner = [self._solved(*each) for each in [*zip(ridges, rights, strict=True), *ends]]
-        back = (torch.cat(inner, 1).T @ x).T.split([classes] * len(ridges) + [1] * len(new), 1)  # in this order, for speed
-        for ridge, part in zip(new, back[len(ridges) :], strict=True):
-            against = (self._edge - part) / ridge
-            self._edges[ridge] = against, ones.square().sum() / n - self._edge.T @ against
-        found = []
-        for ridge, part in zip(ridges, back, strict=False):
-            right, (against, left) = self._right(gradient, ridge, start), self._edges[ridge]
-            weights = (right[:-1] - part) / ridge
-            intercept = (right[-1:] - self._edge.T @ weights) / left
-            found.append(torch.cat([weights - against * intercept, intercept]))
-        return found
+    def _sums_of(self, rows: Tensor, ridges: list[float], start: Tensor | None, slope: Tensor) -> list[Tensor]:
+        """The weights as sums of samples; ridges share the products with all rows."""
+        x, ones = rows[:, :-1], rows[:, -1:].double()
+        wanted = slope if start is None else slope + (x @ start[:-1].to(x)).double()
+        shares, intercepts = [], []
+        for ridge in ridges:
+            found = self._solved(ridge, torch.cat([wanted, ones], 1))
+            total = ones.T @ found
+            intercepts.append(total[:, :-1] / total[:, -1:])
+            shares.append(found[:, :-1] - found[:, -1:] * intercepts[-1])
+        before = 0.0 if start is None else start[-1:]
+        weights = (torch.cat(shares, 1).to(x).T @ x).T.double().split(slope.shape[1], 1)  # in this order, for speed
+        return [torch.cat([each, before + own]) for each, own in zip(weights, intercepts, strict=True)]
 
     def forget(self) -> None:
         """Let go of the factors of all ridges."""
-        self._factors, self._edges = {}, {}
+        self._factors = {}
 
-    def as_before(self, gradient: Float[Tensor, "rows classes"]) -> Float[Tensor, "ridges rows classes"]:
-        """The weights for another gradient, one for each ridge that was asked for and can be used."""
-        return torch.stack(list(self.each(gradient, sorted(self._factors)).values()))
+    def as_before(self, slope: Tensor) -> Float[Tensor, "ridges rows classes"]:
+        """The weights for another slope, one for each ridge that was asked for and can be used."""
+        return torch.stack(list(self.each(sorted(self._factors), slope=slope).values()))
 
 
 def probabilities(scores: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
@@ -274,6 +293,11 @@ def added(
     """What each of several corrections adds to the scores."""
     wide = weights.to(rows).mT.flatten(0, 1)
     return list(torch.addmm(wide[:, -1:], wide[:, :-1], rows.T).T.split(weights.shape[2], 1))  # in this order, for speed
+
+
+def _error(p: Tensor, labels: Tensor) -> Float[Tensor, "samples classes"]:
+    """y - p."""
+    return (-p).scatter_add_(1, labels[:, None], p.new_ones(len(p), 1))
 
 
 def _finite(values: Tensor) -> bool:
