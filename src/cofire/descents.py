@@ -54,7 +54,7 @@ class Descent:
         self.sum()
         self.first()
         if random:
-            self.noise = self.corrector.as_before(self.corrector.slope_at(self.parts(self.start, None, random=True)))
+            self.noise = self.corrector.as_before(self.corrector.slope_at(self.blind()))
         self.further()
 
     def sum(self) -> None:
@@ -66,9 +66,10 @@ class Descent:
         self.start, classes, right = self.believed(), self.stats.classes, 0
         self._look_at_labels()
         sums = Sums(self.batches.columns.width, classes, self.device)
-        counts = torch.zeros(classes, dtype=torch.int64)
+        counts, order = torch.zeros(classes, dtype=torch.int64), []
         for row, scores, labels in self.batches:
             sums.update(row, self.start * scores, labels)
+            order.append(labels)
             counts += torch.bincount(labels, minlength=classes).cpu()
             right += int((scores.argmax(1) == labels).sum())
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
@@ -76,7 +77,7 @@ class Descent:
             raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
-        self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
+        self.corrector, self.renewed, self.samples, self.order = Corrector(sums), False, sums.samples, torch.cat(order)
         self.place = MIDDLE if sums.summed else LARGE
 
     def believed(self) -> float:
@@ -156,14 +157,26 @@ class Descent:
         found = [added(row, weights) for row, _, _ in self.validation]
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def parts(self, own: float, weights: Tensor | None, random: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """By batch: features, probabilities at the scores times a factor and a correction, and labels or random ones."""
-        lots, shares = torch.Generator().manual_seed(self.seed), self.stats.class_counts.double() / self.stats.samples
+    def moved(self, own: float, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """By batch: features, the model's scores times a factor and with a correction, and labels."""
+        first = 0
         for row, scores, labels in self.batches:
-            moved = own * scores if weights is None else own * scores + added(row, weights[None])[0]
-            if random:
-                labels = torch.multinomial(shares, len(row), replacement=True, generator=lots).to(labels)
-            yield row, probabilities(moved), labels
+            same = torch.equal(labels, self.order[first : first + len(labels)])
+            if self.corrector.rows is not None and not same:
+                raise InputError(
+                    "batches must come in the same order each time where samples are fewer than features=",
+                    "found another order of labels",
+                    "Pass them without shuffling, or fewer features.",
+                )
+            first += len(labels)
+            yield row, own * scores if weights is None else own * scores + added(row, weights[None])[0], labels
+
+    def blind(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """By batch: features, probabilities at the first scores, and random labels."""
+        lots, shares = torch.Generator().manual_seed(self.seed), self.stats.class_counts.double() / self.stats.samples
+        for row, scores, labels in self.moved(self.start, None):
+            drawn = torch.multinomial(shares, len(row), replacement=True, generator=lots).to(labels)
+            yield row, probabilities(scores), drawn
 
     def at(self, own: float, weights: Tensor) -> Tensor:
         """The slope at the model's scores times a factor and a correction, for the corrector.
@@ -174,7 +187,8 @@ class Descent:
 
         def weighed() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             nonlocal weight
-            for row, p, labels in self.parts(own, weights):
+            for row, scores, labels in self.moved(own, weights):
+                p = probabilities(scores)
                 weight += float(Sums.weights_of(p).sum())
                 yield row, p, labels
 
@@ -183,7 +197,7 @@ class Descent:
             return slope
         self.corrector.forget()  # as much memory as the new ones take
         sums, self.renewed = Sums(self.batches.columns.width, self.stats.classes, self.device), True
-        for row, scores, labels in self.batches:
-            sums.update(row, own * scores + added(row, weights[None])[0], labels)
+        for part in self.moved(own, weights):
+            sums.update(*part)
         self.corrector = Corrector(sums, self.corrector)
         return self.corrector.slope
