@@ -23,7 +23,7 @@ from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, form_of, scores_in
-from cofire.residuals import Corrector, Sums
+from cofire.residuals import Corrector, Sums, probabilities
 from cofire.scoring import accuracy, calibration_error, lacking, log_loss, mcnemar
 from cofire.stacking import Paths, Stack, cross_fitted, folds_of, stacked, together
 
@@ -321,6 +321,41 @@ def test_other_weights_of_the_same_samples_need_no_new_products(samples):
     assert float((others - wanted).norm() / wanted.norm()) > 0.1
 
 
+@pytest.mark.parametrize("samples", [40, 300])
+def test_a_slope_at_other_scores_is_that_of_sums_there(samples):
+    """With the curvature as it is."""
+    lots = torch.Generator().manual_seed(6)
+    x, y = torch.randn(samples, 70, generator=lots), torch.randint(4, (samples,), generator=lots)
+    z, there = torch.randn(2, samples, 4, generator=lots)
+    sums, others = Sums(70, 4), Sums(70, 4)
+    sums.update(x, z, y)
+    others.update(x, there, y)
+    corrector = Corrector(sums)
+    parts = [(x[some], there[some].double().softmax(1), y[some]) for some in (slice(0, 30), slice(30, None))]
+    slope = corrector.slope_at(parts)
+    penalised = torch.diag(torch.tensor([0.1] * 70 + [0.0], dtype=torch.float64))
+    weights, curvature = corrector(0.1, slope=slope), sums.curvature / samples
+    assert torch.allclose((curvature + penalised) @ weights, others.gradient / samples, rtol=0, atol=1e-5)
+
+
+def test_fewer_samples_than_features_are_solved_for_as_exactly_as_rounding_allows():
+    """Correlated float32 features, weak ridges, and a start."""
+    lots = torch.Generator().manual_seed(7)
+    strength = torch.logspace(2, -3, 300)[:, None]
+    x = (torch.randn(200, 300, generator=lots) * strength.T) @ torch.randn(300, 900, generator=lots) / 17
+    z, y = torch.randn(200, 5, generator=lots), torch.randint(5, (200,), generator=lots)
+    start = torch.randn(901, 5, generator=lots).double() / 100
+    sums = Sums(900, 5)
+    sums.update(x, z, y)
+    weight, gradient = Sums.weights_of(probabilities(z)), sums.gradient
+    full = torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
+    for ridge in (4e-4, 4e-2, 4.0):
+        found = Corrector(sums)(ridge, start)
+        penalised = torch.tensor([[ridge]] * 900 + [[0.0]], dtype=torch.float64)
+        left = full.T @ (weight[:, None] * (full @ (found - start))) / 200 + penalised * found - gradient / 200
+        assert float(left.norm() / gradient.norm() * 200) < 1e-4
+
+
 def test_ten_thousand_features_of_few_samples():
     lots = torch.Generator().manual_seed(5)
     x, z = torch.randn(200, 10_000, generator=lots), torch.randn(200, 1000, generator=lots)
@@ -378,6 +413,54 @@ def test_what_does_not_fit_into_memory_is_read_again_and_gives_the_same(monkeypa
     assert times[1] > 3
     assert found[0].gained
     assert torch.equal(scores_over(found[0], test), scores_over(found[1], test))
+
+
+def test_where_samples_are_held_their_order_stays(monkeypatch):
+    net, x, y = problem(8)
+    batches, held, _ = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+
+    class Shuffled(list):
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return iter(self[self.times % 2 :] + self[: self.times % 2])
+
+    fitted = Shuffled((x[part : part + 5], y[part : part + 5]) for part in (0, 5, 10))
+    cofire.boost(net, fitted, stats, validation=held, controls=False, progress=False)  # they are read once
+    monkeypatch.setattr("cofire.keeping._ROOM", 0)
+    with pytest.raises(InputError, match="batches must come in the same order each time"):
+        cofire.boost(net, fitted, stats, validation=held, controls=False, progress=False)
+
+
+def test_a_correction_starts_from_what_the_model_knows():
+    """From nearly none of its scores where they say nothing, from nearly all of them where they say all."""
+    net, x, y = problem(11, 3000)
+    batches, held, _ = split(x, y)
+    nothing, all_ = copy.deepcopy(net), copy.deepcopy(net)
+    nothing.fc2.requires_grad_(False).weight.zero_()
+    nothing.fc2.bias.zero_()
+    cofire.fit(all_, batches, epochs=60, lr=0.01, progress=False)
+    shares = []
+    for model in (nothing, net, all_):
+        stats = cofire.record(model, batches, progress=False)
+        with Reader(model, stats) as reader:
+            descent = _Fitting(reader, batches, held, None, 0, False).descent
+            descent.sum()
+        shares.append(descent.start / stacked(descent.own, descent.labels).own)
+    assert shares[0] == pytest.approx(1e-3)
+    assert 1e-3 <= shares[1] < 0.3
+    assert 0.8 < shares[2] < 1
+
+
+def test_few_samples_are_hashed_into_more_columns():
+    _, x, _ = problem(0, 2100)
+    wide = nn.Sequential(nn.Linear(12, 2100), nn.ReLU(), nn.Linear(2100, 3))
+    for samples, width in ((2047, 2100), (2048, 2048)):
+        stats = cofire.record(wide, [(x[:samples], torch.arange(samples) % 3)], progress=False)
+        columns = columns_of(stats, list(stats))
+        assert (columns.numbers, columns.width) == (2100, width)
 
 
 def test_raw_and_centred_features_give_one_correction():

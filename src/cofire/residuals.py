@@ -81,6 +81,13 @@ class Sums:
         """Whether products are summed: there are at least as many samples as features and the 1."""
         return self._curvature is not None
 
+    def held(self) -> Float[Tensor, "samples rows"]:
+        """Rows times the root of w, float64, of the samples whose products are not summed."""
+        rows = self.gradient.new_empty(sum(map(len, self.few)), len(self.gradient))
+        for some, few in zip(rows.split([len(few) for few in self.few]), self.few, strict=True):
+            some.copy_(few)
+        return rows
+
     @property
     def curvature(self) -> Float[Tensor, "rows rows"]:
         """H, float64."""
@@ -168,7 +175,7 @@ class Corrector:
         if not all(map(_finite, [sums.curvature] if sums.summed else sums.few)):
             raise InputError("features must be finite", "found some that are not")
         self.sums = sums
-        self.rows = None if sums.summed else torch.cat(sums.few)
+        self.rows = None if sums.summed else sums.held()
         self.slope = sums.gradient if self.rows is None else torch.cat(sums.errors)
         """Of the log-loss at the scores of the sums: G, or R where samples are fewer than features."""
         self._products = torch.empty(0)  # of the samples, for all ridges
@@ -183,9 +190,9 @@ class Corrector:
     def _products_of(rows: Tensor, like: "Corrector | None") -> Float[Tensor, "samples samples"]:
         """Of all pairs of samples: those of the others, times the ratios of the roots of their weights, which are the ones."""
         if like is not None and like.rows is not None:
-            ratio = rows[:, -1].double() / like.rows[:, -1]
+            ratio = rows[:, -1] / like.rows[:, -1]
             return like._products.mul_(ratio).mul_(ratio[:, None])
-        products = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+        products = rows.new_zeros(len(rows), len(rows))
         _add_products(rows[:, :-1], products)
         return products
 
@@ -196,7 +203,7 @@ class Corrector:
             parts: By batch: features, probabilities in float64, and labels.
         """
         if self.rows is not None:
-            return torch.cat([_error(p, labels) for _, p, labels in parts]) / self.rows[:, -1:].double()
+            return torch.cat([_error(p, labels) for _, p, labels in parts]) / self.rows[:, -1:]
         slope = torch.zeros_like(self.slope)
         for rows, p, labels in parts:
             slope += Sums.gradient_of(rows, p, labels)
@@ -261,8 +268,8 @@ class Corrector:
 
     def _sums_of(self, rows: Tensor, ridges: list[float], start: Tensor | None, slope: Tensor) -> list[Tensor]:
         """The weights as sums of samples; ridges share the products with all rows."""
-        x, ones = rows[:, :-1], rows[:, -1:].double()
-        wanted = slope if start is None else slope + (x @ start[:-1].to(x)).double()
+        x, ones = rows[:, :-1], rows[:, -1:]
+        wanted = slope if start is None else slope + x @ start[:-1]
         shares, intercepts = [], []
         for ridge in ridges:
             found = self._solved(ridge, torch.cat([wanted, ones], 1))
@@ -270,7 +277,7 @@ class Corrector:
             intercepts.append(total[:, :-1] / total[:, -1:])
             shares.append(found[:, :-1] - found[:, -1:] * intercepts[-1])
         before = 0.0 if start is None else start[-1:]
-        weights = (torch.cat(shares, 1).to(x).T @ x).T.double().split(slope.shape[1], 1)  # in this order, for speed
+        weights = (torch.cat(shares, 1).T @ x).T.split(slope.shape[1], 1)  # in this order, for speed
         return [torch.cat([each, before + own]) for each, own in zip(weights, intercepts, strict=True)]
 
     def forget(self) -> None:
