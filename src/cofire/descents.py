@@ -19,8 +19,9 @@ __all__ = ["LARGE", "MIDDLE", "Descent"]
 _STEPS, _WORTH = 10, 0.001
 """Corrections after the first, at most, and the share of the held-out log-loss that one must take away for another."""
 
-_LEAST = 1e-3
-"""Of the model's scores, what every fit starts from: 0 times a score of minus infinity is no number."""
+_LEAST, _HALF = 1e-3, 0.5
+"""Of the factor of the model's scores, at least what a fit starts from, as 0 times a score of minus infinity is no number; and
+the share of the log-loss of equal shares that a model takes away whose scores are all believed."""
 
 MIDDLE, LARGE = 3, 5
 """The first of :data:`cofire.residuals.RIDGES` to try, with its neighbours; and that where samples are fewer than features."""
@@ -81,13 +82,14 @@ class Descent:
         self.place = MIDDLE if sums.summed else LARGE
 
     def believed(self) -> float:
-        """The factor of the model's scores from which to start: of the temperature that held-out samples want, times the share
-        of the log-loss of a blind guess that it takes away.
+        """The factor of the model's scores from which to start: of the temperature that held-out samples want, and less where
+        the scores take away less than half of the log-loss of equal shares of classes.
 
-        The correction of a model that knows little is found in fewer steps where it need not take back what the model says.
+        What such a model says is mostly taken back by a correction, which need not start there.
         """
         calm = stacked(self.own, self.labels)
-        return calm.own * max(_LEAST, 1 - calm.loss / math.log(self.stats.classes))
+        known = 1 - calm.loss / math.log(self.stats.classes)
+        return calm.own * min(1.0, max(_LEAST, known / _HALF))
 
     def _look_at_labels(self) -> None:
         """Note classes that no held-out sample is of, whether chance would have some, and labels that are ruled out."""
