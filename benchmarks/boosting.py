@@ -27,7 +27,7 @@ from torch import nn
 import cofire
 from cofire.controls import keep
 from cofire.files import atomic
-from cofire.hidden import columns_of
+from cofire.hidden import columns_of, usual_features
 from cofire.probes import residual_probes
 from cofire.readings import Reader
 from cofire.scoring import accuracy
@@ -101,8 +101,8 @@ def measured(cell: str, root, limit: int | None, seeds: int, timing: bool, say) 
             found.append({
                 "cell": cell, "seed": seed, "epochs": epochs, "base": float(table.accuracy["model"]),
                 "taken": boosted.record["decision"], "regressions": regression,
-                "samples": len(train), "units": columns_of(stats, list(stats)).numbers,
-                "features": columns_of(stats, list(stats)).width,
+                "samples": len(train), "units": columns_of(stats, list(stats), usual_features(len(train))).numbers,
+                "features": columns_of(stats, list(stats), usual_features(len(train))).width,
                 "words": boosted.words,
                 "methods": {
                     method: {
@@ -150,7 +150,7 @@ def warm() -> None:
 
 def rival(net: nn.Module, batches, validation, test, stats, steps: tuple[int, ...]) -> list[dict]:
     """A logistic regression by gradients on all hidden units, held in memory: its processor time, and its accuracy on test."""
-    columns = columns_of(stats, list(stats))
+    columns = columns_of(stats, list(stats), usual_features(len(batches.dataset)))
     parts = {
         "numbers": lambda reading: columns.plain(reading.units, reading.firing), "scores": lambda reading: reading.logits,
         "labels": lambda reading: reading.labels,

@@ -187,6 +187,15 @@ def samples_in(inputs: Any) -> int | None:
     return None
 
 
+def count_in(batches: Iterable) -> int | None:
+    """Number of samples, where it is known without reading: in a list of batches, or in the data set of a loader."""
+    if type(batches) in (list, tuple):  # others may be costly to walk through
+        counts = [samples_in(item) for item in batches]
+        return None if None in counts else sum(filter(None, counts))
+    dataset = getattr(batches, "dataset", None)
+    return len(dataset) if hasattr(dataset, "__len__") else None  # type: ignore[arg-type]
+
+
 def _taken(value: Any, length: int, samples: slice | Tensor) -> Any:
     if isinstance(value, Tensor):
         return value[samples] if value.ndim and len(value) == length else value

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cofire.batches import check_readable_again
+from cofire.batches import check_readable_again, count_in
 from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.descents import Descent
 from cofire.errors import CofireWarning, InputError, checked_count, checked_seed
 from cofire.gains import FEWEST, are_gains, class_rows, reliability_rows, rows_of, words_of
-from cofire.hidden import columns_of
+from cofire.hidden import columns_of, usual_features
 from cofire.keeping import Rows
 from cofire.readings import Reader
 from cofire.residuals import added
@@ -60,10 +60,10 @@ def boost(
             whose controls read all).
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
-        features: Fit at most so many numbers per sample; by default 2,048, or 8,192 where the statistics are of fewer samples
-            than 2,048. The fit takes five to a dozen times the square of these numbers, or of the samples where they are fewer,
-            in memory, in float64. Where units and shares of firing positions are more, the shares are left out, and where the
-            units are more, they are hashed: each has a random sign, and goes into a random one of so many sums.
+        features: Fit at most so many numbers per sample; by default 2,048, or 8,192 where ``batches`` are a list or a loader of
+            fewer than 2,048 samples. The fit takes five to a dozen times the square of these numbers in memory, in float64, or
+            of the samples where they are fewer. Where units and shares of firing positions are more, the shares are left out,
+            and where the units are more, they are hashed: each has a random sign, and goes into a random one of so many sums.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
         seed: Of everything that is drawn.
@@ -91,7 +91,7 @@ def boost(
         raise InputError("rate must be above 0", f"found {rate!r}")
     seed = checked_seed(seed)
     check_kind(stats)
-    features = None if features is None else checked_count(features, "features")
+    features = usual_features(count_in(batches)) if features is None else checked_count(features, "features")
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
@@ -157,9 +157,7 @@ class _Measured:
 class _Fitting:
     """One call of :func:`boost`: the passes over the data, and what they leave."""
 
-    def __init__(
-        self, reader: Reader, batches: Iterable, validation: Iterable, features: int | None, seed: int, progress: bool
-    ):
+    def __init__(self, reader: Reader, batches: Iterable, validation: Iterable, features: int, seed: int, progress: bool):
         self.reader, self.stats, self.seed, self.progress = reader, reader.stats, seed, progress
         self.columns = columns_of(reader.stats, reader.names, features, seed)
         self.batches = self.rows_of(batches, "boost, fitting")

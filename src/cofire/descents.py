@@ -67,10 +67,9 @@ class Descent:
         self.start, classes, right = self.believed(), self.stats.classes, 0
         self._look_at_labels()
         sums = Sums(self.batches.columns.width, classes, self.device)
-        counts, order = torch.zeros(classes, dtype=torch.int64), []
+        counts = torch.zeros(classes, dtype=torch.int64)
         for row, scores, labels in self.batches:
             sums.update(row, self.start * scores, labels)
-            order.append(labels)
             counts += torch.bincount(labels, minlength=classes).cpu()
             right += int((scores.argmax(1) == labels).sum())
         empty = [name for name, count in zip(self.stats.class_names, counts.tolist(), strict=True) if not count]
@@ -78,8 +77,8 @@ class Descent:
             raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
-        self.corrector, self.renewed, self.samples, self.order = Corrector(sums), False, sums.samples, torch.cat(order)
-        self.place = MIDDLE if sums.summed else LARGE
+        self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
+        self.place, self.batches.fixed = MIDDLE if sums.summed else LARGE, not sums.summed
 
     def believed(self) -> float:
         """The factor of the model's scores from which to start: of the temperature that held-out samples want, and less where
@@ -161,16 +160,7 @@ class Descent:
 
     def moved(self, own: float, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """By batch: features, the model's scores times a factor and with a correction, and labels."""
-        first = 0
         for row, scores, labels in self.batches:
-            same = torch.equal(labels, self.order[first : first + len(labels)])
-            if self.corrector.rows is not None and not same:
-                raise InputError(
-                    "batches must come in the same order each time where samples are fewer than features=",
-                    "found another order of labels",
-                    "Pass them without shuffling, or fewer features.",
-                )
-            first += len(labels)
             yield row, own * scores if weights is None else own * scores + added(row, weights[None])[0], labels
 
     def blind(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

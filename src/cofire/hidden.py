@@ -12,13 +12,13 @@ from cofire.firing import unit_spread
 from cofire.layer import LayerStats
 from cofire.stats import FiringStats
 
-__all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "Columns", "Hashing", "columns_of"]
+__all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "Columns", "Hashing", "columns_of", "usual_features"]
 
 SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
 _FEATURES, _WIDE = 2048, 8192
-"""Columns; with fewer samples than the first, a fit takes products of samples, which many columns make little dearer."""
+"""Columns; with fewer samples than the first, a fit takes products of samples, which more columns make little dearer."""
 
 _FEW = 64
 
@@ -112,16 +112,20 @@ class Columns:
         return sums
 
 
-def columns_of(stats: FiringStats, layers: list[str], features: int | None = None, seed: int = 0) -> Columns:
+def usual_features(samples: int | None) -> int:
+    """How many columns a fit to so many samples has, or to an unknown number of them."""
+    return _FEATURES if samples is None or samples >= _FEATURES else _WIDE
+
+
+def columns_of(stats: FiringStats, layers: list[str], features: int, seed: int = 0) -> Columns:
     """All units, with shares of firing positions beside means over them where both fit; hashed where the units do not.
 
     Args:
         stats: Statistics.
         layers: Their layers, input side first.
-        features: At most so many columns; by default 2,048, or 8,192 where the statistics are of fewer samples than 2,048.
+        features: At most so many columns.
         seed: Of the signs and sums, of which each has equally many numbers but for one.
     """
-    features = features or (_WIDE if stats.samples < _FEATURES else _FEATURES)
     several = {name: stats[name].layout in ("conv", "tokens", "recurrent") and len(stats[name].shape) > 1 for name in layers}
     units = sum(stats[name].units for name in layers)
     shares = units + sum(stats[name].units for name in layers if several[name]) <= features

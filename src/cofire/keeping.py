@@ -44,9 +44,16 @@ class Rows:
 
     def __init__(self, reader: Reader, batches: Iterable, columns: Columns, what: str, progress: bool = False):
         self.reader, self.batches, self.columns, self.what, self.progress = reader, batches, columns, what, progress
-        self.fingerprints: set[int] = set()
-        """Of the samples, once they have been read."""
+        self.order: list[int] = []
+        """Fingerprints of the samples, as they came when all of them were first read."""
+        self.fixed = True
+        """Whether they must come so again."""
         self._kept: list[Part] | None = None
+
+    @property
+    def fingerprints(self) -> set[int]:
+        """Of the samples."""
+        return set(self.order)
 
     def __iter__(self) -> Iterator[Part]:
         if self._kept is not None:
@@ -64,9 +71,22 @@ class Rows:
 
     def read(self) -> Iterator[tuple[Reading, Part]]:
         """All that the model shows of each batch, read anew, beside its part."""
+        found: list[int] = []
         for reading in self.reader.over(self.batches, self.what, self.progress):
-            self.fingerprints |= set(fingerprints(reading.inputs))
+            found += (new := fingerprints(reading.inputs))
+            if self.order and self.fixed and new != self.order[len(found) - len(new) : len(found)]:
+                raise self._moved()
             rows = self.columns.of(self.columns.plain(reading.units, reading.firing))
             if not rows.sum().isfinite() and (unknown := int((~rows.isfinite()).any(1).sum())):  # the sum is found much sooner
                 raise InputError("hidden units must be finite", f"they are not for {unknown:,} samples ({self.what})")
             yield reading, Part(rows, reading.logits, reading.labels)
+        if self.order and self.fixed and len(found) != len(self.order):
+            raise self._moved()
+        self.order = self.order or found
+
+    def _moved(self) -> InputError:
+        return InputError(
+            f"data must hold the same samples in the same order whenever they are read ({self.what})",
+            "found others, or another order",
+            "Pass them without shuffling and without random changes.",
+        )
