@@ -74,7 +74,8 @@ def boost(
         A module that gives class scores; :meth:`Boosted.summary` has the table, ``words`` the sentences.
 
     Raises:
-        InputError: Another method, no held-out data, a class without samples, statistics of another model.
+        InputError: Another method, no held-out data, a class without samples, statistics of another model, data that are others
+            or in another order when they are read again (``batches`` of at least ``features`` samples may be in another order).
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=600)

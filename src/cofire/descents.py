@@ -173,7 +173,7 @@ class Descent:
     def at(self, own: float, weights: Tensor) -> Tensor:
         """The slope at the model's scores times a factor and a correction, for the corrector.
 
-        It is the one that there is, until samples weigh half as much as in its sums: then its steps would be too short.
+        The corrector stays the same until samples weigh half as much as in its sums: then its steps would be too short.
         """
         weight = 0.0
 
