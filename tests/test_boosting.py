@@ -18,7 +18,7 @@ from cofire.boosted import Rereading
 from cofire.boosting import _Fitting
 from cofire.controls import keep
 from cofire.descents import LARGE, MIDDLE
-from cofire.errors import CofireWarning, FileError, InputError, LayerError
+from cofire.errors import CofireWarning, FileError, InputError, LayerError, ModelError
 from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
@@ -1345,3 +1345,8 @@ def test_files_of_something_else(tmp_path):
         cofire.load_boosted(net, tmp_path / "c.safetensors")
     with pytest.raises(InputError, match="a boosted model needs the weights that it was fitted to"):
         cofire.load_boosted(Damaged(), tmp_path / "b.safetensors")
+    for other in (net, None):
+        with pytest.raises(InputError, match=f"path names a file; found {type(other).__name__}"):
+            cofire.load_boosted(tmp_path / "b.safetensors", other)
+    with pytest.raises(ModelError, match=r"the model must be a torch\.nn\.Module; found str"):
+        cofire.load_boosted("net", tmp_path / "b.safetensors")

@@ -113,6 +113,19 @@ def test_a_warning_is_said_once_in_a_command(monkeypatch, capsys):
         (("record", "fcnn:64-8-10", "-o", "a.stats", "--data", "mnist", "--data-root", "."), "cofire: "),
         (("record", "zoo:none", "-o", "a.stats"), "cofire: "),
         (("record", "fcnn:64-8-10", "-o", "/proc/none/a.stats"), "cofire: could not write /proc/none/a.stats"),
+        (("train", "fcnn:64-8-10", "-o", "."), "cofire: wanted the name of a file to write; '.' is a folder"),
+        (
+            ("boost", "zoo:none", "-o", f"{__file__}/b.safetensors"),
+            f"cofire: could not write {__file__}/b.safetensors; {__file__!r} is a file, where a folder is wanted",
+        ),
+        (("boost", "zoo:none", "--report", "x.txt"), "cofire: --report names a file that ends in .html or .htm; found 'x.txt'"),
+        (
+            ("trust", "zoo:none", "--table", "x.xlsx"),
+            "cofire: --table names a file that ends in .csv, .json or .parquet; found 'x.xlsx'",
+        ),
+        (("ablate", "zoo:none", "--figure", "x.docx"), "cofire: --figure names a file that ends in .pdf, .svg or .png; found"),
+        (("ablate", "zoo:none", "--out", "x.json"), "cofire: --out names a file that ends in .html or .htm; found 'x.json'"),
+        (("reproduce", "001", "-o", __file__), f"cofire: could not write {__file__}; {__file__!r} is a file"),
     ],
 )
 def test_errors_are_one_sentence_on_stderr_and_exit_code_2(here, monkeypatch, capsys, arguments, message):

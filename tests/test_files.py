@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cofire.errors import FileError
-from cofire.files import atomic, sweep
+from cofire.files import atomic, check_place, sweep
 
 
 def names(folder) -> list[str]:
@@ -62,6 +62,20 @@ def test_the_disks_errors_are_explained(tmp_path):
         with pytest.raises(FileError, match=words):
             write(tmp_path / path, content)
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_place_is_checked_without_being_made(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for path, folder in (("file", False), ("new/deep/a.bin", False), (".", True), ("new/deep", True)):
+        check_place(tmp_path / path, folder)
+    for path, folder, words in (
+        (".", False, "is a folder"),
+        ("file", True, "is a file, where a folder is wanted"),
+        ("file/deep/a.bin", False, "is a file, where a folder is wanted"),
+    ):
+        with pytest.raises(FileError, match=words):
+            check_place(tmp_path / path, folder)
+    assert names(tmp_path) == ["file"]
 
 
 WRITER = """

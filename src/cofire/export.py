@@ -51,10 +51,10 @@ def write_frame(frame: "pandas.DataFrame", path: Path, what: str) -> None:
         ".json": lambda temporary: frame.to_json(temporary, orient="records", indent=1),
         ".parquet": lambda temporary: frame.to_parquet(temporary, index=False),
     }
-    if path.suffix not in writers:
+    if path.suffix.lower() not in writers:
         raise InputError(f"{what} is written as {', '.join(writers)}", f"found {path.name!r}")
     with atomic(path) as temporary:
-        writers[path.suffix](temporary)
+        writers[path.suffix.lower()](temporary)
 
 
 def write_curves(curves: Sequence[Curve], path: str | Path) -> None:

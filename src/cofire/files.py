@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cofire.errors import FileError
 
-__all__ = ["atomic", "sweep"]
+__all__ = ["atomic", "check_place", "sweep"]
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-[0-9a-f]{8}$")
 
@@ -63,6 +63,26 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_place(path: str | os.PathLike[str], folder: bool = False) -> None:
+    """Check before long work that its result can be written; nothing is made.
+
+    Args:
+        path: Where it will be. Missing folders are no hindrance, since :func:`atomic` makes them.
+        folder: Whether it is a folder.
+
+    Raises:
+        FileError: A folder where a file is wanted, or a file where a folder is, there or on the way; or no right to write.
+    """
+    path = Path(path)
+    if path.is_dir() and not folder:
+        raise FileError("wanted the name of a file to write", f"{str(path)!r} is a folder", "Name a file in it.")
+    there = next((place for place in (path, *path.absolute().parents) if place.exists()), path)
+    if there.is_file() and (folder or there != path):
+        raise FileError(f"could not write {path}", f"{str(there)!r} is a file, where a folder is wanted", "Name another place.")
+    if not os.access(there, os.W_OK):
+        raise FileError(f"could not write {path}", f"{str(there)!r} cannot be written to", "Name another place.")
 
 
 def sweep(folder: str | os.PathLike[str]) -> list[Path]:

@@ -1,13 +1,14 @@
 """The statistics file: named tensors and one JSON header in a safetensors container; nothing is ever unpickled."""
 
 import json
+import os
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from cofire.errors import FileError
+from cofire.errors import FileError, InputError
 from cofire.files import atomic
 
 __all__ = ["FORMAT_VERSION", "is_pickle", "read", "write"]
@@ -51,8 +52,11 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the header of a file that :func:`write` made.
 
     Raises:
+        InputError: Something else in place of a path.
         FileError: No such file, truncated, not a statistics file, or written by a newer version.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError("path names a file", f"found {type(path).__name__}")
     path = Path(path)
     if not path.is_file():
         raise FileError(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from cofire.errors import FileError, WeightsError
+from cofire.errors import FileError, ModelError, WeightsError
 from cofire.files import atomic
 from cofire.storage import is_pickle
 
@@ -144,6 +144,8 @@ def weight_norm(model: nn.Module) -> float:
 
 def bare(model: nn.Module) -> nn.Module:
     """The model inside the wrappers of `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
+    if not isinstance(model, nn.Module):
+        raise ModelError("the model must be a torch.nn.Module", f"found {type(model).__name__}")
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module

@@ -25,6 +25,7 @@ from cofire.cli.options import (
     normal,
     write_results,
 )
+from cofire.cli.outputs import TABLES, output
 from cofire.sources import DataSource, ModelSource, subject
 
 __all__ = ["boost"]
@@ -41,7 +42,7 @@ _COLUMNS = {
 )
 def boost(
     model: Model, weights: Weights = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Safetensors file for the boost.")] = None,
+    out: Annotated[Path | None, output("--out", "-o", help="Safetensors file for the boost.")] = None,
     stats: Annotated[Path | None, typer.Option(help="Statistics of the model; else its training data is recorded.")] = None,
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, classes: Classes = None,
@@ -50,7 +51,7 @@ def boost(
     held: Annotated[float, typer.Option(help="Share of the test data that chooses; the rest measures.")] = 0.5,
     controls: Annotated[bool, typer.Option(help="Fit the controls too; they take longer than the boost.")] = True,
     rate: Annotated[float, typer.Option(help="Learning rate of the control that trains on: a tenth of the model's.")] = 1e-4,
-    table: Annotated[Path | None, typer.Option(help="Write the table of gains: .csv, .json or .parquet.")] = None,
+    table: Annotated[Path | None, output(help="Write the table of gains: .csv, .json or .parquet.", endings=TABLES)] = None,
     report: Report = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Read a frozen model's hidden layers again, and say what that gains and where the gain comes from."""

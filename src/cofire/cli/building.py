@@ -33,6 +33,7 @@ from cofire.cli.options import (
     normal,
     say_all,
 )
+from cofire.cli.outputs import output
 from cofire.sources import DataSource, ModelSource, processes, share
 
 __all__ = ["demo", "layers_", "record", "train"]
@@ -40,7 +41,7 @@ __all__ = ["demo", "layers_", "record", "train"]
 
 @app.command(epilog="Example: cofire demo --out cofire-demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("cofire-demo"),
+    out: Annotated[Path, output(help="Folder to write.", folder=True)] = Path("cofire-demo"),
     seed: Seed = 0,
     epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 20,
 ) -> None:
@@ -68,7 +69,7 @@ def layers_(
 
 @app.command(epilog="Example: cofire train zoo:001-mnist --data mnist --data-root data --epochs 10 -o mnist.safetensors")
 def train(
-    model: Model, out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the weights.")],
+    model: Model, out: Annotated[Path, output("--out", "-o", help="Safetensors file for the weights.")],
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, shuffle_labels: ShuffleLabels = False,
     classes: Classes = None, epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 10,
@@ -101,7 +102,7 @@ def train(
     "Several processes: torchrun --nproc-per-node=4 -m cofire record ..."
 )
 def record(
-    model: Model, out: Annotated[Path, typer.Option("--out", "-o", help="Statistics file to write.")],
+    model: Model, out: Annotated[Path, output("--out", "-o", help="Statistics file to write.")],
     weights: Weights = None, data: Data = "digits", split: Split = "train", data_root: Root = None, size: Size = None,
     channels: Channels = None, limit: Limit = None, normalize: Normalize = None, classes: Classes = None,
     shuffle_labels: ShuffleLabels = False,

@@ -28,6 +28,7 @@ from cofire.cli.options import (
     normal,
     say_all,
 )
+from cofire.cli.outputs import GRAPHS, output
 from cofire.sources import DataSource
 
 __all__ = ["graph", "measure", "report", "trajectory"]
@@ -67,7 +68,9 @@ def measure(
 def graph(
     stats: Statistics,
     layer: Annotated[str | None, typer.Option(help="Name of a layer; by default the last.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Graph to write: .gexf or .graphml, for Gephi.")] = None,
+    out: Annotated[
+        Path | None, output("--out", "-o", help="Graph to write: .gexf or .graphml, for Gephi.", endings=GRAPHS)
+    ] = None,
     top: Annotated[int | None, typer.Option(help="Units per class; by default at most a quarter of the layer.")] = None,
     restrict: Annotated[str, typer.Option(help="class: pairs within a class's units; union: all pairs.")] = "class",
     method: Annotated[str, typer.Option(help="louvain, leiden, bisection or classes.")] = "louvain",
@@ -104,7 +107,7 @@ def trajectory(
     checkpoints: Annotated[
         list[Path], typer.Argument(help="Statistics, or with --model weights, or a folder of either; several folders are runs.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for statistics, tables and correlations.")],
+    out: Annotated[Path, output("--out", "-o", help="Folder for statistics, tables and correlations.", folder=True)],
     model: Annotated[str | None, typer.Option(help="The model, where the checkpoints are weights.")] = None,
     control: Annotated[
         list[Path] | None, typer.Option(help="Folder of the same training on shuffled labels, a control; may be repeated.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cofire.cli.outputs import PAGES, TABLES, output
 from cofire.version import __version__
 
 __all__ = [
@@ -76,12 +77,14 @@ Layers = Annotated[list[str] | None, typer.Option("--layers", help="Name or glob
 Pool = Annotated[str, typer.Option(help="How positions become units: mean, max or none.")]
 Bins = Annotated[int, typer.Option(help="Bins of the activation histogram.")]
 ShuffleLabels = Annotated[bool, typer.Option("--shuffle-labels", help="Shuffle the labels, as a control.")]
-Checkpoints = Annotated[Path | None, typer.Option(help="Folder for a checkpoint per epoch; a killed run resumes there.")]
+Checkpoints = Annotated[Path | None, output(help="Folder for a checkpoint per epoch; a killed run resumes there.", folder=True)]
 Threshold = Annotated[float | None, typer.Option(help="A unit fires above it; else by kind of non-linearity.")]
 Reference = Annotated[Path | None, typer.Option(help="Statistics whose histogram edges to use, so that both add exactly.")]
-Table = Annotated[Path | None, typer.Option(help="Write the table of units: .csv, .json or .parquet.")]
-Page = Annotated[Path, typer.Option("--out", "-o", help="HTML file to write; its numbers go beside it as JSON.")]
-Report = Annotated[Path | None, typer.Option("--report", help="Write a report to this HTML file; its numbers go beside it.")]
+Table = Annotated[Path | None, output(help="Write the table of units: .csv, .json or .parquet.", endings=TABLES)]
+Page = Annotated[Path, output("--out", "-o", help="HTML file to write; its numbers go beside it as JSON.", endings=PAGES)]
+Report = Annotated[
+    Path | None, output("--report", help="Write a report to this HTML file; its numbers go beside it.", endings=PAGES)
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default where the model is.")]
 Statistics = Annotated[Path, typer.Argument(help="Statistics file, made by `cofire record`.")]
 

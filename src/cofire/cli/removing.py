@@ -27,6 +27,7 @@ from cofire.cli.options import (
     normal,
     say_all,
 )
+from cofire.cli.outputs import PICTURES, TABLES, output
 from cofire.sources import DataSource, ModelSource, subject
 
 __all__ = ["ablate", "depth", "prune"]
@@ -54,10 +55,10 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="Random orders, as a control.")] = 5,
     out: Page = Path("ablation.html"),
     work: Annotated[
-        Path | None, typer.Option(help="Folder for the state of the curves; a run that was stopped goes on there.")
+        Path | None, output(help="Folder for the state of the curves; a run that was stopped goes on there.", folder=True)
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write all curves to this table.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw them for a paper: a .pdf, .svg or .png.")] = None,
+    csv: Annotated[Path | None, output(help="Write all curves to this table: .csv, .json or .parquet.", endings=TABLES)] = None,
+    figure: Annotated[Path | None, output(help="Draw them for a paper: a .pdf, .svg or .png.", endings=PICTURES)] = None,
     seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Remove units in several orders and measure test accuracy as they go; write the curves and a report."""
@@ -69,8 +70,6 @@ def ablate(
     from cofire.stats import load
     from cofire.verdicts import curve_findings
 
-    if figure is not None:
-        plots.form_of(figure)  # another ending is said before the work, not after it
     source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
     test = DataSource(data, "test", data_root, size, channels, limit, seed, False, cache, download).load()
     net = ModelSource(model, weights, classes, seed).build(test)
@@ -100,7 +99,7 @@ def ablate(
     "-o small.safetensors. Loaded again in Python with cofire.load_pruned(model, path)."
 )
 def prune(
-    model: Model, out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the smaller model's weights.")],
+    model: Model, out: Annotated[Path, output("--out", "-o", help="Safetensors file for the smaller model's weights.")],
     weights: Weights = None,
     stats: Annotated[Path | None, typer.Option(help="Statistics with covariance; else training data is recorded.")] = None,
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cofire.cli.options import Limit, Root, app, command
+from cofire.cli.outputs import output
 
 __all__ = ["reproduce"]
 
@@ -20,8 +21,10 @@ def reproduce(
     seeds: Annotated[int, typer.Option(help="Trainings of every net.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every training; else the recipe's.")] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="One part, such as mnist; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and its numbers.")] = Path("reproduced"),
-    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints; a run that was stopped goes on there.")] = None,
+    out: Annotated[Path, output("--out", "-o", help="Folder for the page and its numbers.", folder=True)] = Path("reproduced"),
+    work: Annotated[
+        Path | None, output(help="Folder for checkpoints; a run that was stopped goes on there.", folder=True)
+    ] = None,
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Only write the page again, from the numbers in the folder --out.")
     ] = False,

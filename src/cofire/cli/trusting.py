@@ -25,6 +25,7 @@ from cofire.cli.options import (
     normal,
     write_results,
 )
+from cofire.cli.outputs import TABLES, output
 from cofire.sources import DataSource, ModelSource, subject
 
 __all__ = ["trust"]
@@ -39,7 +40,7 @@ _SHOWN = ["score", "auroc", "low", "high", "gain", "gain_low", "gain_high", "aup
 )
 def trust(
     model: Model, weights: Weights = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Safetensors file for the fitted trust.")] = None,
+    out: Annotated[Path | None, output("--out", "-o", help="Safetensors file for the fitted trust.")] = None,
     stats: Annotated[Path | None, typer.Option(help="Statistics of the model; else its training data is recorded.")] = None,
     data: Data = "digits", data_root: Root = None, size: Size = None, channels: Channels = None, limit: Limit = None,
     normalize: Normalize = None, classes: Classes = None,
@@ -47,7 +48,7 @@ def trust(
     layers: Annotated[list[str] | None, typer.Option("--layers", help="Name of a layer; may be repeated.")] = None,
     at: Annotated[str, typer.Option(help="A unit fires above its threshold, or above its own mean.")] = "threshold",
     doubtful: Annotated[int, typer.Option(min=0, help="Explain this many of the most doubtful predictions.")] = 5,
-    table: Annotated[Path | None, typer.Option(help="Write the table of scores: .csv, .json or .parquet.")] = None,
+    table: Annotated[Path | None, output(help="Write the table of scores: .csv, .json or .parquet.", endings=TABLES)] = None,
     report: Report = None, seed: Seed = 0, device: Device = None, download: Download = False, cache: Cache = None,
 ) -> None:  # fmt: skip
     """Say whether wrong predictions can be told from right ones, by the softmax or by the firing of hidden units."""
