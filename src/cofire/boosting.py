@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cofire.batches import check_readable_again, count_in
-from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
+from cofire.boosted import Boosted, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.descents import Descent
 from cofire.errors import CofireWarning, InputError, checked_count, checked_seed
@@ -106,36 +106,21 @@ def boost(
         paper, methods = None, {}
         if controls or method == "paper":
             paper, methods = fitting.controls(copied, asked if method == "paper" else asked[-1:], scaled, rate)
-        held = fitting.measured(fitting.validation, methods, fitting.descent.weights)
-        tested, seen = None, [("validation", fitting.validation, "batches", fitting.batches)]
-        if test is not None:
-            unseen = fitting.rows_of(test, "measuring on test")
-            tested = fitting.measured(unseen, methods, fitting.descent.weights)
-            seen += [("test", unseen, "batches", fitting.batches), ("test", unseen, "validation", fitting.validation)]
+        held, tested = fitting.compared(methods, test)
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
-    for name, mine, other, theirs in seen:
-        if both := len(mine.fingerprints & theirs.fingerprints):
-            said = f"{both:,} samples of {name} are in {other} too: gains look larger than they are"
-            warnings.warn(said, CofireWarning, stacklevel=2)
-    different = len(fitting.validation.fingerprints)
-    if again := len(held.labels) - different:
-        said = f"{again:,} samples of validation are there already: gains look surer than they are"
+    for said in fitting.repeats:
         warnings.warn(said, CofireWarning, stacklevel=2)
-    if different < FEWEST:
+    enough = len(fitting.validation.fingerprints) >= FEWEST
+    if not enough:
         fitting.notes.append(f"Fewer than {FEWEST} different held-out samples confirm nothing.")
     scores, stacks = _fitted(held, fitting.descent.paths.scores(), seed)
-    believed = different >= FEWEST and not fitting.descent.lopsided
+    believed = enough and not fitting.descent.lopsided
     decision = "paper" if method == "paper" else _decided(scores, held.labels) if believed else "model"
     table, label = rows_of(_named(scores, decision), held.labels, "held-out"), held.labels
     if tested is not None:
         scores = {name: stack(tested.own, tested.others.get(name, ())) for name, stack in stacks.items()}
         label = tested.labels
         table += rows_of(_named(scores, decision), label, "test")
-    head: Rereading | PaperHead = Rereading(stacks[decision].own, torch.zeros(stats.classes))
-    if decision == "paper":
-        head = paper  # type: ignore[assignment]
-    elif decision == "auto":
-        head = Rereading.of(stacks["auto"], fitting.columns, fitting.descent.weights[stacks["auto"].place])
     split = table[-1]["split"]
     record = {
         "method": method, "decision": decision, "rows": table,
@@ -143,6 +128,7 @@ def boost(
         "reliability": reliability_rows(scores["model"], scores[decision], label, split),
         "words": words_of(table, decision, fitting.notes),
     }  # fmt: skip
+    head = paper if paper is not None and decision == "paper" else fitting.head(stacks[decision], hidden=decision == "auto")
     return Boosted(model, head.requires_grad_(False).to(reader.device), plan, record)
 
 
@@ -165,6 +151,8 @@ class _Fitting:
         self.validation = self.rows_of(validation, "boost, held-out data")
         self.descent = Descent(self.batches, self.validation, reader.stats, seed, reader.device)
         self.notes = self.descent.notes
+        self.repeats: list[str] = []
+        """What is to be said of samples that are in several of the data sets, or in one more than once."""
         if self.columns.width < self.columns.numbers:
             self.notes.append(f"Its {self.columns.numbers:,} hidden units are hashed into {self.columns.width:,} numbers.")
 
@@ -202,6 +190,27 @@ class _Fitting:
             else:  # as in float16
                 self.notes.append("Another epoch of training leaves weights that are not finite: that control is left out.")
         return paper, methods
+
+    def compared(self, methods: dict[str, Method], test: Iterable | None) -> tuple["_Measured", "_Measured | None"]:
+        """Class scores of every method over held-out and, where there are any, test data; repeated samples are noted."""
+        held, tested = self.measured(self.validation, methods, self.descent.weights), None
+        seen = [("validation", self.validation, "batches", self.batches)]
+        if test is not None:
+            unseen = self.rows_of(test, "measuring on test")
+            tested = self.measured(unseen, methods, self.descent.weights)
+            seen += [("test", unseen, "batches", self.batches), ("test", unseen, "validation", self.validation)]
+        for name, mine, other, theirs in seen:
+            if both := len(mine.fingerprints & theirs.fingerprints):
+                self.repeats.append(f"{both:,} samples of {name} are in {other} too: gains look larger than they are")
+        if again := len(held.labels) - len(self.validation.fingerprints):
+            self.repeats.append(f"{again:,} samples of validation are there already: gains look surer than they are")
+        return held, tested
+
+    def head(self, stack: Stack, hidden: bool) -> Rereading:
+        """What gives the scores that held-out samples chose: of the hidden units, or of the model's scores alone."""
+        if hidden:
+            return Rereading.of(stack, self.columns, self.descent.weights[stack.place])
+        return Rereading(stack.own, torch.zeros(self.stats.classes))
 
     def measured(self, data: Rows, methods: dict[str, Method], weights: Tensor) -> _Measured:
         """Class scores of every method and correction over a data set; without methods the model need not read it again."""
