@@ -46,7 +46,8 @@ def boosted_resnet(classes: int = 1000) -> tuple[torch.nn.Module, Boosted, int]:
         plan = plan_of(reader.taps, dict.fromkeys(stats, 0.0), "logits")
     columns = columns_of(stats, list(stats), FEATURES)
     weights = torch.randn(columns.width + 1, classes, dtype=torch.float64) / 100
-    head = Rereading.of(Stack(1.0, 0.1, torch.zeros(classes, dtype=torch.float64)), columns, weights).requires_grad_(False)
+    head = Rereading.of(Stack(1.0, 0.1, torch.zeros(classes, dtype=torch.float64)), columns, weights, torch.float32)
+    head.requires_grad_(False)
     return net, Boosted(net, head, plan, {}), columns.numbers
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import cofire
 from cofire import stacking, storage
+from cofire.batches import count_in
 from cofire.boosted import Rereading
 from cofire.boosting import _Fitting
 from cofire.controls import keep
@@ -264,14 +265,24 @@ def test_a_few_held_out_samples_confirm_nothing():
     assert better.words[-1] == "Fewer than 50 different held-out samples confirm nothing."
 
 
+def test_held_out_samples_count_once_however_often_they_come():
+    """Each would be judged by fits to its own copies, and intervals would be of more samples than there are."""
+    net, x, y = problem(3)
+    batches, held, test = split(x, y)
+    stats = cofire.record(net, batches, progress=False)
+    once = cofire.boost(net, batches, stats, validation=held, test=test, progress=False)
+    with pytest.warns(CofireWarning, match="samples of validation are there already: each counts once"):
+        more = cofire.boost(net, batches, stats, validation=[*held, *held[::-1]], test=test, progress=False)
+    assert more.record == once.record
+    assert torch.equal(more(test[0][0]), once(test[0][0]))
+
+
 def test_the_same_held_out_samples_again_and_again_confirm_nothing():
-    """Ten samples ten times: each is judged by fits to its own copies."""
     net, x, y = problem(0)
     batches, few = [(x[:600], y[:600])], torch.arange(600, 610).repeat(10)
     stats = cofire.record(net, batches, progress=False)
-    with pytest.warns(CofireWarning, match="90 samples of validation are there already: gains look surer than they are"):
+    with pytest.warns(CofireWarning, match="90 samples of validation are there already: each counts once"):
         better = cofire.boost(net, batches, stats, validation=[(x[few], y[few])], controls=False, progress=False)
-    assert better.summary().set_index("method").loss_gain_low["hidden layers, not taken"] > 0
     assert better.record["decision"] == "model"
     assert "Fewer than 50 different held-out samples confirm nothing." in better.words
 
@@ -443,7 +454,7 @@ def test_where_samples_are_held_their_order_stays(monkeypatch):
     fitted = Shuffled((x[part : part + 5], y[part : part + 5]) for part in (0, 5, 10))
     cofire.boost(net, fitted, stats, validation=held, controls=False, progress=False)  # they are read once
     monkeypatch.setattr("cofire.keeping._ROOM", 0)
-    with pytest.raises(InputError, match=r"the same samples in the same order whenever they are read .boost, fitting."):
+    with pytest.raises(InputError, match=r"the same samples in the same order whenever they are read"):
         cofire.boost(net, fitted, stats, validation=held, controls=False, progress=False)
     enough = Shuffled(batches)
     cofire.boost(net, enough, stats, validation=held, controls=False, progress=False)  # sums do not know of orders
@@ -457,7 +468,7 @@ def test_held_out_samples_that_move_are_named():
     stats = cofire.record(net, batches, progress=False)
     pairs = torch.utils.data.TensorDataset(*map(torch.cat, zip(*held, strict=True)))
     for moving in (torch.utils.data.DataLoader(pairs, 100, shuffle=True), Shortened(held)):
-        with pytest.raises(InputError, match=r"the same samples in the same order whenever they are read .*held-out"):
+        with pytest.raises(InputError, match="validation must hold the same samples in the same order whenever they are read"):
             cofire.boost(net, batches, stats, validation=moving, progress=False)
 
 
@@ -841,6 +852,156 @@ def test_samples_whose_class_is_ruled_out_are_judged_by_accuracy_alone():
     assert table.loss_gain_low["boosted"] < gain < table.loss_gain_high["boosted"]
 
 
+def test_controls_of_a_model_that_rules_classes_out_are_finite_and_fitted_to_the_others():
+    _, x, y = problem(1, 1800)
+    torch.manual_seed(1)
+    net = RulesOut()
+    fit, held, test = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, test=test, progress=False)
+    table = better.summary().set_index(["split", "method"])
+    assert bool(table.log_loss.notna().all())
+    for name in ("paper", "paper: predictions only", "one more epoch", "all hidden layers by gradients"):
+        assert table.accuracy["test", name] == pytest.approx(table.accuracy["held-out", name], abs=0.1)
+    # as good as where all classes are possible: the log-loss of the others is finite, and is what is minimised
+    assert table.accuracy["test", "all hidden layers by gradients"] > table.accuracy["test", "boosted"] - 0.05
+    paper = cofire.boost(net, fit, stats, held, "paper", test=test, controls=False, progress=False).summary()
+    assert bool(paper.log_loss.notna().all())
+
+
+class Refilled(list):
+    """Batches that are read into the same two tensors again and again."""
+
+    def __iter__(self):
+        x, y = self[0][0].clone(), self[0][1].clone()
+        for index in range(len(self)):
+            yield x.copy_(self[index][0]), y.copy_(self[index][1])
+
+
+def test_batches_may_be_read_into_the_same_tensors():
+    net, x, y = problem(5)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    plain = cofire.boost(net, fit, stats, validation=held, features=32, progress=False)
+    again = cofire.boost(net, Refilled(fit), stats, validation=Refilled(held), features=32, progress=False)
+    assert again.record == plain.record
+
+
+def test_texts_of_different_lengths_have_controls_but_that_of_the_inputs():
+    lots = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net, parts = Masked(), []
+    for tokens in (10, 13, 8, 12, 9, 11):
+        ids = torch.randint(50, (100, tokens), generator=lots)
+        labels = torch.bucketize(ids.double().mean(1), torch.tensor([22.0, 27.0], dtype=torch.float64))
+        parts.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+    stats = cofire.record(net, parts[:3], progress=False)
+    better = cofire.boost(net, parts[:3], stats, validation=parts[3:], progress=False)
+    assert "Batches hold inputs of different sizes: the control of the inputs is left out." in better.words
+    assert {"last hidden layer", "one more epoch", "paper"} <= set(better.summary().method)
+    assert "inputs" not in set(better.summary().method)
+    alike = cofire.boost(net, parts[:1], stats, validation=parts[3:], progress=False)  # and longer where they are measured
+    assert "inputs" in set(alike.summary().method)
+
+
+class Stores(Damaged):
+    """A module that holds its last output, which cannot be copied."""
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+class Refuses(Damaged):
+    def forward(self, x):
+        assert not self.training, "for use, not for training"
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Stores, "The model cannot be copied (Only Tensors created explicitly by the user"),
+        (Refuses, "The model cannot be trained for another epoch (for use, not for training): that control is left out."),
+    ],
+)
+def test_a_model_that_cannot_be_copied_or_trained_has_the_other_controls(kind, words):
+    _, x, y = problem(0)
+    torch.manual_seed(0)
+    net = kind().eval()
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    net(x)
+    better = cofire.boost(net, fit, stats, validation=held, progress=False)
+    assert any(word.startswith(words) for word in better.words)
+    assert {"inputs", "all hidden layers by gradients", "random labels", "paper"} <= set(better.summary().method)
+    assert "one more epoch" not in set(better.summary().method)
+
+
+def test_controls_need_gradients():
+    net, x, y = problem(0)
+    fit, held, _ = split(x, y)
+    stats = cofire.record(net, fit, progress=False)
+    with torch.inference_mode():
+        with pytest.raises(InputError, match=r"controls are fitted by gradients; found torch\.inference_mode"):
+            cofire.boost(net, fit, stats, validation=held, progress=False)
+        better = cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
+    assert better.gained
+
+
+class Distant(nn.Module):
+    """A net whose hidden units lie far from zero, beside how little they vary."""
+
+    def __init__(self, far: float, scale: float, dtype: torch.dtype):
+        super().__init__()
+        self.fc1, self.relu, self.fc2 = nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 3)
+        self.far, self.scale = far, scale
+        self.to(dtype)
+
+    def forward(self, x):
+        hidden = self.relu(self.far + self.scale * self.fc1(x))
+        return self.fc2((hidden - self.far) / self.scale)
+
+
+@pytest.mark.parametrize(
+    ("far", "scale", "dtype"), [(1e4, 0.1, torch.float32), (1e4, 0.01, torch.float64), (1e6, 0.01, torch.float64)]
+)
+def test_what_is_given_back_is_what_was_judged(far, scale, dtype, tmp_path):
+    _, x, y = problem(2)
+    torch.manual_seed(2)
+    net = Distant(far, scale, dtype)
+    fit, held, test = split(x.to(dtype), y)
+    stats = cofire.record(net, fit, progress=False)
+    better = cofire.boost(net, fit, stats, validation=held, test=test, controls=False, progress=False)
+    assert better.gained
+    table = better.summary().set_index(["split", "method"]).loc["test"]
+    found = scores_over(better, test)
+    assert found.dtype == dtype
+    assert log_loss(found, labels_of(test)) == pytest.approx(table.log_loss["boosted"], rel=1e-4)
+    better.save(tmp_path / "b.safetensors")
+    assert torch.equal(scores_over(cofire.load_boosted(net, tmp_path / "b.safetensors"), test), found)
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __iter__(self):
+        return iter(self.pairs)
+
+
+def test_samples_are_counted_only_where_their_number_is_known():
+    data = torch.utils.data
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    pairs = data.TensorDataset(x, y)
+    ready = data.DataLoader([(x[:20], y[:20]), (x[20:], y[20:])], batch_size=None)
+    many = data.DataLoader(pairs, 8, sampler=data.WeightedRandomSampler(torch.ones(40), 64_000))
+    joined = data.DataLoader(data.ChainDataset([Endless(pairs)]), 8)
+    own = data.DataLoader(pairs, batch_sampler=[[0, 1], [2, 3]])
+    loaders = (data.DataLoader(pairs, 8), ready, many, joined, data.DataLoader(Endless(pairs), 8), own, [(x, y), (x, y)])
+    assert [count_in(loader) for loader in loaders] == [40, None, 64_000, None, None, 40, 80]
+
+
 def test_units_that_are_not_finite_are_said():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Hardtanh(), nn.Linear(24, 3))
@@ -848,7 +1009,7 @@ def test_units_that_are_not_finite_are_said():
     fit, held, _ = split(x, y)
     stats = cofire.record(net, fit, layers=["1"], progress=False)
     held[0][0][3] = 3e38
-    said = r"hidden units must be finite; they are not for 1 samples \(boost, held-out data\)"
+    said = r"hidden units must be finite; they are not for 1 samples of validation"
     with pytest.raises(InputError, match=said):
         cofire.boost(net, fit, stats, validation=held, controls=False, progress=False)
 
@@ -915,7 +1076,7 @@ def test_a_folded_head_gives_the_scores_of_the_rows(tmp_path):
         reading = reader.unlabelled(test[0][0])
     found = better(test[0][0])
     weights = better.head.weights.double()
-    plain = columns.plain(reading.units, reading.firing).double() * columns.blocks[0].scale + columns.blocks[0].mean
+    plain = columns.plain(reading.units, reading.firing).double() * columns.blocks[0].scale
     wanted = float(better.head.factor) * reading.logits.double() + plain @ weights + better.head.intercept.double()
     assert torch.allclose(found.double(), wanted, atol=1e-4)
 
@@ -1050,7 +1211,7 @@ def test_a_folded_head_of_sums_gives_the_scores_of_the_fit():
     columns = columns_of(stats, list(stats), 10)
     weights = torch.randn(columns.width + 1, 3, dtype=torch.float64)
     stack = Stack(0.7, 2.0, torch.randn(3, dtype=torch.float64))
-    head = Rereading.of(stack, columns, weights)
+    head = Rereading.of(stack, columns, weights, torch.float32)
     with Reader(net, stats) as reader:
         reading = reader.unlabelled(x)
     rows = columns.of(columns.plain(reading.units, reading.firing)).double()
@@ -1125,7 +1286,7 @@ def test_a_boosted_resnet_in_onnx(tmp_path):
     columns = columns_of(stats, list(stats), 512)
     assert columns.width == 512 < columns.numbers
     lots = torch.randn(columns.width + 1, 4).double() / 30
-    better.head = Rereading.of(stacked(x[:9, 0, 0, :4], y[:9]), columns, lots)
+    better.head = Rereading.of(stacked(x[:9, 0, 0, :4], y[:9]), columns, lots, torch.float32)
     import warnings
 
     with warnings.catch_warnings():
@@ -1269,7 +1430,7 @@ def test_wrong_input():
     some = [(x[y != 2], y[y != 2])]
     with pytest.raises(InputError, match="batches must hold samples of every class; found none of '2'"):
         cofire.boost(net, some, stats, validation=held)
-    with pytest.raises(InputError, match="the batches are empty"):
+    with pytest.raises(InputError, match="there must be at least one sample; found none in validation"):
         cofire.boost(net, fit, stats, validation=[])
 
 

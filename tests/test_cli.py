@@ -69,7 +69,7 @@ def test_boost_and_trust_write_what_they_find_into_reports(here):
     command("record", "fcnn:64-32-10", "--weights", "w.safetensors", "-o", "train.stats")
     model = ["fcnn:64-32-10", "--weights", "w.safetensors", "--stats", "train.stats"]
     said = command("boost", *model, "--no-controls", "-o", "b.safetensors", "--table", "gains.csv", "--report", "boost.html")
-    assert said.endswith("boost written to b.safetensors\nreport written to boost.html\n")
+    assert said.endswith("boost written to b.safetensors\ntable written to gains.csv\nreport written to boost.html\n")
     numbers = json.loads((here / "boost.json").read_text())
     assert numbers["title"] == "Boost of fcnn:64-32-10"
     assert [row["method"] for row in numbers["boost"]["rows"]] == pd.read_csv("gains.csv")["method"].tolist()
@@ -77,7 +77,7 @@ def test_boost_and_trust_write_what_they_find_into_reports(here):
     assert numbers["trust"] is None
 
     said = command("trust", *model, "--doubtful", 0, "-o", "t.safetensors", "--table", "scores.csv", "--report", "trust.html")
-    assert said.endswith("table written to scores.csv\ntrust written to t.safetensors\nreport written to trust.html\n")
+    assert said.endswith("trust written to t.safetensors\ntable written to scores.csv\nreport written to trust.html\n")
     assert "doubtful" not in said
     numbers = json.loads((here / "trust.json").read_text())
     assert numbers["trust"]["words"] in said
@@ -107,6 +107,10 @@ def test_a_warning_is_said_once_in_a_command(monkeypatch, capsys):
         (("measure", "none.stats"), "cofire: wanted a statistics file; found no file 'none.stats'. Make one with"),
         (("record", "fcnn:63-8-10", "-o", "a.stats"), "cofire: this is FCNN's own error, on inputs float32"),
         (
+            ("train", "fcnn:63-8-10", "-o", "w.safetensors"),
+            "cofire: this is FCNN's own error, on inputs float32 [256, 1, 8, 8]",
+        ),
+        (
             ("record", "fcnn:64-8-10", "-o", "a.stats", "--layers", "fc9"),
             "cofire: no layer named 'fc9' in FCNN; closest: 'fc1'",
         ),
@@ -125,6 +129,22 @@ def test_a_warning_is_said_once_in_a_command(monkeypatch, capsys):
         ),
         (("ablate", "zoo:none", "--figure", "x.docx"), "cofire: --figure names a file that ends in .pdf, .svg or .png; found"),
         (("ablate", "zoo:none", "--out", "x.json"), "cofire: --out names a file that ends in .html or .htm; found 'x.json'"),
+        (
+            ("boost", "fcnn:64-8-10", "-o", "same.html", "--report", "same.html"),
+            "cofire: what a command reads and writes are different files; --report and --out are both 'same.html'. Name another",
+        ),
+        (
+            ("boost", "fcnn:64-8-10", "--table", "same.json", "--report", "same.html"),
+            "cofire: what a command reads and writes are different files; the numbers of --report and --table are both",
+        ),
+        (
+            ("trust", "fcnn:64-8-10", "-o", "w.safetensors", "--weights", "./w.safetensors"),
+            "cofire: what a command reads and writes are different files; --out and --weights are both",
+        ),
+        (
+            ("train", "fcnn:64-8-10", "-o", "w.safetensors", "--device", "gpu"),
+            "cofire: device must be one that PyTorch has here",
+        ),
         (("reproduce", "001", "-o", __file__), f"cofire: could not write {__file__}; {__file__!r} is a file"),
     ],
 )

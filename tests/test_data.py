@@ -239,7 +239,7 @@ def test_missing_data_says_where_it_was_looked_for_and_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("limit", [0, -1, 1438])
 def test_a_limit_that_cannot_be(limit):
-    with pytest.raises(InputError, match=f"between 1 and the 1,437 pictures there are; found {limit}"):
+    with pytest.raises(InputError, match=f"between 1 and the 1,437 pictures there are in train; found {limit}"):
         load("digits", limit=limit)
 
 

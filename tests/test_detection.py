@@ -256,3 +256,11 @@ def test_errors_say_what_is_wrong():
         aurc(torch.arange(2.0), torch.tensor([0, 1]))
     with pytest.raises(InputError, match="scores must be finite numbers; 1 of 2 are not"):
         average_precision(torch.tensor([0.0, torch.nan]), yes)
+
+
+def test_a_coverage_is_rounded_up_in_whole_numbers():
+    """0.55 times 100 is a little more than 55 in floating point, and 55 samples are 55 % of 100."""
+    wrong = torch.zeros(100, dtype=torch.bool)
+    wrong[55] = True
+    _, bound = risk_bounds(-torch.arange(100.0), wrong)
+    assert float(bound[10]) == pytest.approx(1 - (0.05 / 20) ** (1 / 55))

@@ -73,6 +73,7 @@ class Rounded(nn.Module):
 
 @pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Hardsigmoid])
 def test_a_sigmoid_at_the_end_is_known_in_any_form(kind):
+    torch.manual_seed(0)
     model, (x, y) = Rounded(), samples(classes=2)
     model.kind = kind()
     guess = (model(x)[:, 0] > 0.5).long()
@@ -235,12 +236,12 @@ def test_no_sample():
         (torch.tensor([0, -1, 2]), r"labels must lie in \[0, classes\); found -1"),
         (
             torch.tensor([0.0, 1.0, 2.0]),
-            "labels must be whole numbers, the class indices; found float32. Convert them with",
+            "labels must be whole numbers, the class indices; found float32 in batch 0. Convert them with",
         ),
         (torch.tensor([0, 1]), "there must be one label per sample; found 2 labels for 3 samples"),
         (
             torch.eye(3).long(),
-            r"labels must be one-dimensional, \[samples\]; found shape \(3, 3\). One-hot labels become",
+            r"labels must be one-dimensional, \[samples\]; found shape \(3, 3\) in batch 0. One-hot labels become",
         ),
         (
             torch.zeros(3, dtype=torch.long, device="meta"),

@@ -74,7 +74,9 @@ def odd():
     return {
         "stats": plain(),
         "boost": Boosted(nn.Linear(2, 3), Rereading(1.0, torch.zeros(3)), {}, record),
-        "trust": Trust(nn.Linear(2, 3), plain(), None, None, "msp", {"msp": sure}, never, sure),  # type: ignore[arg-type]
+        "trust": Trust(
+            nn.Linear(2, 3), plain(), None, None, "msp", {"msp": sure}, never, sure, torch.arange(len(sure)), "logits"
+        ),  # type: ignore[arg-type]
         "familiar": (seen, Images(pixels, torch.tensor([0, 2]), HOSTILE)),
     }
 
@@ -176,7 +178,7 @@ def test_curves_and_thresholds_are_those_of_plain_loops(made):
 def test_long_curves_are_thinned(made):
     sure = torch.linspace(0, 1, 5000, dtype=torch.float64)
     wrong = torch.arange(5000) % 10 == 0
-    trust = Trust(nn.Linear(2, 3), plain(), None, None, "msp", {"msp": sure}, wrong, sure)  # type: ignore[arg-type]
+    trust = Trust(nn.Linear(2, 3), plain(), None, None, "msp", {"msp": sure}, wrong, sure, torch.arange(len(sure)), "logits")  # type: ignore[arg-type]
     curve = report.payload(plain(), trust=trust).meta["trust"]["curve"]
     assert {len(values) for values in curve.values()} == {200}
     assert (curve["coverage"][0], curve["coverage"][-1], curve["risk"][-1]) == (1 / 5000, 1.0, 0.1)

@@ -598,7 +598,7 @@ def test_a_truncated_file(tmp_path, share):
     (tmp_path / "a").write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(
         FileError,
-        match=r"^wanted a statistics file of cofire; '.*' is truncated or of another format \(.*\)\. Record it again, or copy",
+        match=r"^wanted a statistics file of cofire; '.*' is truncated or of another format \(.*\)\. Make it again, or copy",
     ):
         cofire.load(tmp_path / "a")
 

@@ -1,9 +1,12 @@
 """Familiarity and trust: what firing statistics alone say of inputs and predictions, and when they had better say nothing."""
 
+import copy
 import json
 import math
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -208,6 +211,56 @@ def test_batches_and_labels_do_not_matter(net, stats, digits):
         }
 
 
+def test_inputs_come_in_many_forms(net, stats, digits):
+    inputs, labels = next(iter(digits[1].batches(60)))
+    expected = cofire.familiarity(stats, net, inputs).score
+    for batch in (
+        [inputs[:40], inputs[40:]],
+        [inputs[:40].numpy(), inputs[40:40].numpy(), inputs[40:].numpy()],
+        (inputs, labels.tolist()),
+        [inputs, labels],
+        [(inputs[:40], labels[:40].tolist()), (inputs[:0], labels[:0]), {"input": inputs[40:], "labels": labels[40:]}],
+        iter([inputs[:40], inputs[40:]]),
+    ):
+        assert torch.equal(cofire.familiarity(stats, net, batch).score, expected)
+
+
+def test_inputs_that_are_no_numbers_are_refused(found, net, stats, digits):
+    inputs, _ = next(iter(digits[1].batches(20)))
+    inputs[3] = torch.nan
+    for ask in (lambda: cofire.familiarity(stats, net, inputs), lambda: found.score(inputs)):
+        with pytest.raises(InputError, match="they are not for 1 samples of the inputs"):
+            ask()
+
+
+def test_two_classes_of_one_name_are_two_classes(net, digits):
+    names = ["crane", "crane", *map(str, range(2, 10))]
+    stats = cofire.record(net, digits[0].batches(), class_names=names, progress=False)
+    seen = cofire.familiarity(stats, net, digits[1].batches())
+    for place in (seen.agrees.sum(1) < 2).nonzero()[:, 0].tolist():
+        explanation = seen.explain(place)
+        assert len(explanation.agree) == int(seen.agrees[place].sum())
+        assert f"{len(explanation.agree)} of 2 layers fire most like that class" in str(explanation)
+
+
+def test_layers_may_bear_the_names_of_columns():
+    acts = torch.relu(torch.randn(60, 4, generator=torch.Generator().manual_seed(0)))
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.predicted = nn.ReLU()
+
+        def forward(self, x):
+            return self.predicted(x)[:, :2]
+
+    net = Odd()
+    stats = cofire.record(net, [(acts, torch.arange(60) % 2)], progress=False)
+    seen = cofire.familiarity(stats, net, acts)
+    assert list(seen.frame()) == ["predicted", "familiarity", "agreeing_layers", "unexpected_units", "layer predicted"]
+    assert repr(seen).startswith("Familiarity(60 samples, 1 layers, median score")
+
+
 def test_a_reference_standardises_on_its_data(net, stats, digits):
     seen = cofire.familiarity(stats, net, digits[0].batches(), reference=digits[0].batches(), layers="relu2")
     assert float(seen.score.mean()) == pytest.approx(0, abs=1e-9)
@@ -246,7 +299,7 @@ def test_an_explanation_in_words():
     stats = cofire.record(net, [(acts, torch.arange(200) // 100)], class_names=["cat", "dog"], progress=False)
     seen = cofire.familiarity(stats, net, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     assert str(seen.explain(0)) == (
-        "Sample 0 is predicted 'cat'. 0 of 1 layers fire most like that class, 0 rather like 'dog'. 1 unit fires though fewer "
+        "Sample 0 is predicted 'cat'. 0 of 1 layers fire most like that class, layer '0' rather like 'dog'. 1 unit fires though fewer "
         "than 1 % of 'cat' samples make it: 0[1]. 1 unit is silent though more than 99 % make it fire: 0[0]."
     )
     assert str(seen.explain(1)) == (
@@ -505,6 +558,89 @@ def test_a_coverage_gives_that_share(found, digits):
     assert bool((found.score(digits[1].batches())[kept >= 0] >= found.threshold(0.8)).all())
 
 
+class Levelled(nn.Module):
+    """A net of digits that gives probabilities, rounded as a type of few digits rounds them."""
+
+    def __init__(self, net, dtype):
+        super().__init__()
+        self.net, self.dtype = copy.deepcopy(net).to(dtype), dtype
+
+    def forward(self, x):
+        return self.net(x.to(self.dtype)).softmax(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_probabilities_are_known_as_such_in_every_batch(net, digits, dtype):
+    """Rows of probabilities sum to one only beyond their rounding; what the outputs are was judged when trust was fitted."""
+    model = Levelled(net, dtype)
+    stats = cofire.record(model, digits[0].batches(), progress=False)
+    found = cofire.trust(model, digits[0].batches(), stats, validation=digits[1].batches())
+    assert found.form == "probabilities"
+    inputs, _ = next(iter(digits[1].batches(100)))
+    alone = torch.cat([found.score(inputs[place : place + 1]) for place in range(100)])
+    assert torch.allclose(found.score(inputs), alone, atol=1e-3 if dtype == torch.float32 else 0.3)
+    assert float(found.scores["energy"].abs().max()) < 1e-5  # their exponentials sum to one: it tells nothing
+
+
+def test_validation_samples_count_once_however_often_they_come():
+    """A head would have seen the copies of those that it is judged by, and its interval be that of more samples."""
+    net, train, held = Telltale(10), telltale(800, 1, tells=False), telltale(300, 2, tells=False)
+    stats = cofire.record(net, train, progress=False)
+    once = cofire.trust(net, train, stats, validation=held)
+    with pytest.warns(CofireWarning, match="600 of 900 validation samples are there already: each counts once"):
+        often = cofire.trust(net, train, stats, validation=held * 3)
+    assert str(often) == str(once)
+    assert torch.equal(often.final, once.final)
+    assert torch.equal(often.places, torch.arange(300))
+
+
+def few_patterns(samples, seed):
+    """Three patterns of firing, whose predictions are wrong never, in a fifth and in half of the cases; no unit sees the rest."""
+    random = torch.Generator().manual_seed(seed)
+    level = torch.multinomial(torch.tensor([0.3, 0.4, 0.3]), samples, replacement=True, generator=random)
+    labels = torch.randint(2, (samples,), generator=random)
+    wrong = torch.rand(samples, generator=random) < torch.tensor([0.0, 0.2, 0.5])[level]
+    outputs = nn.functional.one_hot(torch.where(wrong, 1 - labels, labels), 2)
+    unseen = -torch.rand(samples, 2, generator=random)
+    return [(torch.cat([outputs, nn.functional.one_hot(level, 3)[:, :2], unseen], 1), labels)]
+
+
+def test_a_risk_is_kept_where_scores_are_equal():
+    """A coverage that lies within equal scores is vouched for, all of them together are not."""
+    net, train = Telltale(6), few_patterns(4000, 0)
+    stats = cofire.record(net, train, progress=False)
+    unseen, labels = few_patterns(20_000, 1)[0]
+    risks, given_at = [], []
+    for seed in range(4):
+        found = cofire.trust(net, train, stats, validation=few_patterns(3000, 2 + seed))
+        for risk in (0.04, 0.06, 0.08, 0.1):
+            with suppress(InputError):  # that it cannot be had is an answer too
+                predicted = found.predict(unseen, risk=risk)
+                given = predicted >= 0
+                risks.append(float((predicted != labels)[given].double().mean()) - risk)
+                given_at.append(float(given.double().mean()))
+    assert max(risks) <= 0
+    assert len(risks) >= 8
+    assert max(given_at) > 0.25
+
+
+def test_a_risk_cannot_be_had_where_too_many_share_the_largest_score(found):
+    tied = replace(found, final=torch.zeros(len(found.final)))
+    with pytest.raises(InputError, match=r"cannot be had; 360 of 360 validation samples share the largest score"):
+        tied.threshold(risk=0.15)
+
+
+def test_a_prediction_beside_which_all_is_ruled_out_is_trusted():
+    net, train, held = Telltale(10), telltale(2000, 0), telltale(1500, 1)
+    stats = cofire.record(net, train, progress=False)
+    found = cofire.trust(net, train, stats, validation=held)
+    assert found.answer == HEAD
+    unseen = telltale(100, 2)[0][0]
+    net.head.register_forward_hook(lambda *given: given[2].masked_fill(given[2] < given[2].amax(1, keepdim=True), -torch.inf))
+    assert bool((found.score(unseen) == torch.inf).all())
+    assert bool((found.predict(unseen) >= 0).all())
+
+
 def test_fewer_predictions_are_wrong_less_often(found, digits):
     errors = []
     for coverage in (1.0, 0.8, 0.5):
@@ -721,13 +857,35 @@ def test_files_belong_to_a_model_and_its_statistics(found, net, stats, digits, t
     with pytest.raises(InputError, match="trust must be loaded with the statistics that it was fitted with"):
         cofire.load_trust(net, tmp_path / "trust.safetensors", fewer)
     stats.save(tmp_path / "stats.safetensors")
-    with pytest.raises(FileError, match=r"wanted a file of Trust\.save"):
+    with pytest.raises(FileError, match=r"wanted a fitted trust; .* holds something else of cofire"):
         cofire.load_trust(net, tmp_path / "stats.safetensors", stats)
     with pytest.raises(FileError):
         cofire.load(tmp_path / "trust.safetensors")
 
 
 # ---------------------------------------------------------------- the command line
+
+
+def test_shares_above_the_mean_belong_to_their_statistics(net, stats, digits, tmp_path):
+    """Statistics that differ in nothing but their histograms are others where shares are read off these."""
+    found = cofire.trust(net, digits[0].batches(), stats, validation=digits[1].batches(), at="mean")
+    found.save(tmp_path / "trust.safetensors")
+    inputs, _ = next(iter(digits[1].batches(50)))
+    assert torch.equal(cofire.load_trust(net, tmp_path / "trust.safetensors", stats).score(inputs), found.score(inputs))
+    coarse = cofire.record(net, digits[0].batches(), bins=4, progress=False)
+    with pytest.raises(InputError, match="trust must be loaded with the statistics that it was fitted with"):
+        cofire.load_trust(net, tmp_path / "trust.safetensors", coarse)
+    for wrong in ("stats.safetensors", None):
+        with pytest.raises(InputError, match="stats must be firing statistics; found"):
+            cofire.load_trust(net, tmp_path / "trust.safetensors", wrong)
+
+
+def test_files_of_something_else_are_named(found, net, stats, tmp_path):
+    found.save(tmp_path / "trust.safetensors")
+    with pytest.raises(FileError, match=r"holds something else of cofire. cofire.load_trust\(model, path, stats\) reads it"):
+        cofire.load(tmp_path / "trust.safetensors")
+    with pytest.raises(FileError, match=r"wanted a fitted trust; found no file .* Make one with Trust.save\(path\)"):
+        cofire.load_trust(net, tmp_path / "none.safetensors", stats)
 
 
 def test_the_command_line_says_shows_and_saves(net, stats, tmp_path, monkeypatch):

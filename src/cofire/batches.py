@@ -1,6 +1,7 @@
 """What a batch holds: inputs, labels and, for padded text, which tokens count; and what a model's output predicts."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +119,7 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
         raise InputError(
             "a batch must be (inputs, labels) or a mapping with labels",
             f"{place} is {type(item).__name__}{shape}",
-            "Statistics are by class, so every sample needs its true class.",
+            "Every sample needs its true class. A single batch goes into a list: [(inputs, labels)].",
         )
     if isinstance(labels, int) or getattr(labels, "ndim", 1) == 0:
         raise InputError(
@@ -127,7 +128,10 @@ def as_batch(item: Any, device: torch.device | None, classes: int | None, place:
             "A data set of single samples needs a DataLoader around it; cofire's own have .batches().",
         )
     samples = samples_in(inputs)
-    labels = as_labels(labels, samples, classes, device)
+    try:
+        labels = as_labels(labels, samples, classes, device)
+    except InputError as error:
+        raise InputError(error.wanted, f"{error.found} in {place}", error.remedy) from None
     return Batch(_move(inputs, device), labels, None if mask is None else torch.as_tensor(mask).to(device))
 
 
@@ -188,12 +192,16 @@ def samples_in(inputs: Any) -> int | None:
 
 
 def count_in(batches: Iterable) -> int | None:
-    """Number of samples, where it is known without reading: in a list of batches, or in the data set of a loader."""
+    """Number of samples, where it is known without reading: in a list of batches, or by the sampler or data set of a loader."""
     if type(batches) in (list, tuple):  # others may be costly to walk through
         counts = [samples_in(item) for item in batches]
         return None if None in counts else sum(filter(None, counts))
-    dataset = getattr(batches, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") else None  # type: ignore[arg-type]
+    if getattr(batches, "batch_size", 1) is None and getattr(batches, "batch_sampler", None) is None:
+        return None  # a loader whose data set holds ready batches
+    for holder in (getattr(batches, "sampler", None), getattr(batches, "dataset", None)):
+        with suppress(TypeError, RuntimeError):  # of those that have no length
+            return len(holder)  # type: ignore[arg-type]
+    return None
 
 
 def _taken(value: Any, length: int, samples: slice | Tensor) -> Any:
@@ -312,6 +320,18 @@ def fingerprints(inputs: Any) -> list[int]:
         if len(tensor) == len(digests):
             digests = [hash((before, bytes(row))) for before, row in zip(digests, _rows(tensor, mask), strict=True)]
     return digests
+
+
+def firsts(marks: Sequence[int]) -> list[int]:
+    """Where each of the different fingerprints came first, in their order.
+
+    >>> firsts([7, 5, 7, 3])
+    [0, 1, 3]
+    """
+    found: dict[int, int] = {}
+    for place, mark in enumerate(marks):
+        found.setdefault(mark, place)
+    return list(found.values())
 
 
 def _tensors(inputs: Any) -> list[Tensor]:

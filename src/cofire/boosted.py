@@ -36,13 +36,14 @@ class Rereading(nn.Module):
         intercept: Added to each class, [classes].
         layers: The layers that are read, and whether also the shares of positions at which their units fire.
         weights: Of the numbers read, or of their sums, [columns, classes].
+        mean: What is first taken off the numbers, [numbers].
         order: The numbers of the first sum, of the second and so on, int64 [columns, length]; by default they are the columns.
         factors: Times what they go into the sums, [columns, length].
     """
 
     def __init__(
         self, factor: float, intercept: Tensor, layers: Mapping[str, bool] | None = None, weights: Tensor | None = None,
-        order: Tensor | None = None, factors: Tensor | None = None,
+        mean: Tensor | None = None, order: Tensor | None = None, factors: Tensor | None = None,
     ):  # fmt: skip
         super().__init__()
         self.layers = dict(layers or {})
@@ -50,37 +51,43 @@ class Rereading(nn.Module):
         self.factor: Tensor
         self.intercept: Tensor
         self.weights: Tensor
+        self.mean: Tensor
         self.order: Tensor | None
         self.factors: Tensor
-        self.register_buffer("factor", torch.tensor(float(factor)))
-        self.register_buffer("intercept", intercept.float())
-        self.register_buffer("weights", None if weights is None else weights.float())
-        self.register_buffer("order", order)
-        self.register_buffer("factors", None if factors is None else factors.float())
+        self.register_buffer("factor", torch.tensor(float(factor), dtype=intercept.dtype))
+        for name, value in (
+            ("intercept", intercept),
+            ("weights", weights),
+            ("mean", mean),
+            ("order", order),
+            ("factors", factors),
+        ):
+            self.register_buffer(name, value)
 
     @classmethod
-    def of(cls, stack: Stack, columns: Columns, weights: Tensor) -> "Rereading":
-        """The head of a stack and a correction of centred and scaled numbers, both folded into plain weights.
+    def of(cls, stack: Stack, columns: Columns, weights: Tensor, dtype: torch.dtype) -> "Rereading":
+        """The head of a stack and a correction of centred and scaled numbers, whose scales are folded into the weights.
 
         Args:
             stack: How the correction and the model's scores are added.
             columns: What the correction reads.
             weights: float64 [columns + 1, classes], the last row the intercept.
+            dtype: Of the scores.
         """
         means, scales = [], []
         for block in columns.blocks:
             means += [block.mean.cpu(), torch.full((block.width - len(block.mean),), SHARE_MEAN, dtype=torch.float64)]
             scales += [torch.full_like(means[-2], block.scale), torch.full_like(means[-1], SHARE_SCALE)]
         mean, scale, weights = torch.cat(means), torch.cat(scales), stack.other * weights.cpu()
-        intercept = stack.offset.cpu() + weights[-1] - (columns.of((mean / scale)[None]) @ weights[:-1])[0]
+        intercept, mean = (stack.offset.cpu() + weights[-1]).to(dtype), mean.to(dtype)
         layers = {block.layer: block.share for block in columns.blocks}
         if columns.hashing is None:
-            return cls(stack.own, intercept, layers, weights[:-1] / scale[:, None])
+            return cls(stack.own, intercept, layers, (weights[:-1] / scale[:, None]).to(dtype), mean)
         place, factors = columns.hashing.place, columns.hashing.sign / scale
         sums = list(place.argsort(stable=True).split(place.bincount().tolist()))
         order = pad_sequence(sums, batch_first=True)  # by number 0, times 0
         factors = pad_sequence([factors[chosen] for chosen in sums], batch_first=True)
-        return cls(stack.own, intercept, layers, weights[:-1], order, factors)
+        return cls(stack.own, intercept, layers, weights[:-1].to(dtype), mean, order, factors.to(dtype))
 
     def forward(self, scores: Tensor, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Tensor:
         """Boosted class scores [samples, classes]."""
@@ -88,7 +95,7 @@ class Rereading(nn.Module):
         if not self.layers:
             return found
         parts = [part[name] for name, share in self.layers.items() for part in ((units, firing) if share else (units,))]
-        numbers = torch.cat(parts, 1).to(self.weights.dtype)
+        numbers = torch.cat(parts, 1).to(self.weights.dtype) - self.mean
         if self.order is not None:  # not by index_add, which ONNX does not take with batches of any size
             numbers = (
                 (numbers.index_select(1, self.order.flatten()) * self.factors.flatten()).unflatten(1, self.order.shape).sum(2)
@@ -247,7 +254,7 @@ def load_boosted(model: nn.Module, path: str | Path) -> Boosted:
         FileError: No such file, truncated, or no boosted model.
         InputError: The head was fitted to other weights.
     """
-    tensors, header = storage.read(path)
+    tensors, header = storage.read(path, "a boosted model", "Boosted.save(path)")
     if "boosted" not in header:
         raise FileError("wanted a boosted model", f"{str(path)!r} holds something else of cofire", "Boosted.save writes one.")
     header = header["boosted"]
@@ -272,8 +279,9 @@ def _head_of(tensors: dict[str, Tensor], header: dict[str, Any]) -> Rereading | 
         head: Rereading | PaperHead = PaperHead(parts, said["thresholds"], Auxiliary(len(wide)), said["scaled"])
     else:
         layers = {name: name in said["shares"] for name in said["names"]}
-        found = (tensors["weights"] if layers else None, tensors.get("order"), tensors.get("factors"))
-        head = Rereading(1.0, tensors["intercept"], layers, *found)
+        read = {name: tensors[name] for name in ("weights", "mean") if layers}
+        summed = {name: tensors[name] for name in ("order", "factors") if name in tensors}
+        head = Rereading(1.0, tensors["intercept"], layers, **read, **summed)
     head.load_state_dict(tensors)
     return head.requires_grad_(False)
 

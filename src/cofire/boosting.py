@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from cofire.batches import check_readable_again, count_in
-from cofire.boosted import Boosted, Rereading, plan_of
+from cofire.boosted import Boosted, PaperHead, Rereading, plan_of
 from cofire.controls import AS_THEY_ARE, Method, inputs_of, keep, paper_head, predictions_only, probes, trained_on
 from cofire.descents import Descent
-from cofire.errors import CofireWarning, InputError, checked_count, checked_seed
+from cofire.errors import CofireError, CofireWarning, InputError, checked_count, checked_seed
 from cofire.gains import FEWEST, are_gains, class_rows, reliability_rows, rows_of, words_of
 from cofire.hidden import columns_of, usual_features
 from cofire.keeping import Rows
@@ -54,7 +54,7 @@ def boost(
         model: The frozen classifier.
         batches: Labelled data to fit on: best some that the model was not trained on; its training data work for "auto" too.
         stats: Firing statistics of the model on training data.
-        validation: Labelled data that neither the model nor ``batches`` saw.
+        validation: Labelled data that neither the model nor ``batches`` saw. Samples that come more than once count once.
         method: "auto" or "paper".
         layers: The hidden layers to read: names, globs, or how many of the last; by default all ("auto") or the last ("paper",
             whose controls read all).
@@ -98,14 +98,21 @@ def boost(
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
         if given is not None or name != "test":
             check_readable_again(given, name)
-    copied = copy.deepcopy(unwrap(model)) if controls else None  # before hooks are on it
+    if controls and torch.is_inference_mode_enabled():
+        raise InputError("controls are fitted by gradients", "found torch.inference_mode", "Leave it, or pass controls=False.")
+    copied, why = _copied(model) if controls else (None, "")  # before hooks are on it
     asked = _chosen(stats, layers, 1 if method == "paper" else len(stats))
     with Reader(model, stats, list(stats) if method == "paper" and controls else asked, device) as reader:
         fitting = _Fitting(reader, batches, validation, features, seed, progress)
         fitting.descent.run(random=controls)
         paper, methods = None, {}
         if controls or method == "paper":
-            paper, methods = fitting.controls(copied, asked if method == "paper" else asked[-1:], scaled, rate)
+            names = asked if method == "paper" else asked[-1:]
+            paper, methods = fitting.controls(names, scaled, every=controls)
+            if copied is not None:
+                methods |= fitting.trained(copied, rate)
+            elif why:
+                fitting.notes.append(f"The model cannot be copied ({why}): the control of another epoch is left out.")
         held, tested = fitting.compared(methods, test)
         plan = plan_of(reader.taps, {name: stats[name].threshold for name in reader.names}, reader.form)
     for said in fitting.repeats:
@@ -140,6 +147,11 @@ class _Measured:
     labels: Tensor
     others: dict[str, list[Tensor]]
 
+    def at(self, places: Tensor) -> "_Measured":
+        """Of some of the samples."""
+        others = {name: [scores[places] for scores in found] for name, found in self.others.items()}
+        return _Measured(self.own[places], self.labels[places], others)
+
 
 class _Fitting:
     """One call of :func:`boost`: the passes over the data, and what they leave."""
@@ -147,8 +159,8 @@ class _Fitting:
     def __init__(self, reader: Reader, batches: Iterable, validation: Iterable, features: int, seed: int, progress: bool):
         self.reader, self.stats, self.seed, self.progress = reader, reader.stats, seed, progress
         self.columns = columns_of(reader.stats, reader.names, features, seed)
-        self.batches = self.rows_of(batches, "boost, fitting")
-        self.validation = self.rows_of(validation, "boost, held-out data")
+        self.batches = self.rows_of(batches, "batches")
+        self.validation = self.rows_of(validation, "validation")
         self.descent = Descent(self.batches, self.validation, reader.stats, seed, reader.device)
         self.notes = self.descent.notes
         self.repeats: list[str] = []
@@ -160,57 +172,65 @@ class _Fitting:
         """The numbers of a data set."""
         return Rows(self.reader, data, self.columns, what, self.progress)
 
-    def controls(self, copied: nn.Module | None, names: list[str], scaled: bool, rate: float):
-        """The paper's head of some layers, and what stands beside the boost: all of it where there is a copy to train on."""
+    def controls(self, names: list[str], scaled: bool, every: bool) -> tuple[PaperHead, dict[str, Method]]:
+        """The paper's head of some layers, and what stands beside the boost: it alone, or every control but another epoch."""
         reader, last = self.reader, self.reader.names[-1]
         batches, numbers = self.batches.batches, lambda reading: self.columns.plain(reading.units, reading.firing)
         parts = {"scores": lambda reading: reading.logits, "labels": lambda reading: reading.labels}
         parts |= {f"units of {name}": lambda reading, name=name: reading.units[name] for name in {*names, last}}
-        if copied is not None:
+        if every:
             parts |= {"numbers": numbers, "inputs": inputs_of}
         kept, share = keep(reader, batches, parts, self.descent.samples, self.seed, self.progress)
         if share < 1:
             self.notes.append(f"The controls by gradients were fitted to {share:.0%} of the samples, which fit into memory.")
+        if every and "inputs" not in kept:
+            self.notes.append("Batches hold inputs of different sizes: the control of the inputs is left out.")
         paper = paper_head(kept, self.stats, names, scaled, self.seed)
         methods: dict[str, Method] = {"paper": lambda reading: [paper(reading.logits, reading.units, reading.firing)]}
-        if copied is not None:
+        if every:
             mixed = paper_head(kept, self.stats, names, scaled, self.seed, mixed=True)
             methods["paper: predictions only"] = predictions_only(kept, self.stats.classes, self.seed)
             methods["paper: permuted units"] = lambda reading: [mixed(reading.logits, reading.units, reading.firing)]
             methods |= probes(kept, self.columns, last)
             methods["random labels"] = lambda reading: added(self.columns.of(numbers(reading)), self.descent.noise)
-            try:
-                trained = trained_on(copied, batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
-            except (RuntimeError, ValueError) as error:  # of PyTorch: no parameters, no gradient, a batch of one to normalise
-                said = str(error).partition("\n")[0].rstrip(".")
-                self.notes.append(f"The model cannot be trained for another epoch ({said}): that control is left out.")
-                return paper, methods
-            if all(bool(weights.isfinite().all()) for weights in copied.parameters()):
-                methods["one more epoch"] = trained
-            else:  # as in float16
-                self.notes.append("Another epoch of training leaves weights that are not finite: that control is left out.")
         return paper, methods
+
+    def trained(self, copied: nn.Module, rate: float) -> dict[str, Method]:
+        """The control that is a copy of the model after one more epoch, where it can be trained."""
+        reader = self.reader
+        try:
+            found = trained_on(copied, self.batches.batches, self.stats.classes, reader.device, reader.form, rate, self.seed)
+        except CofireError:
+            raise
+        except Exception as error:  # of the model: no parameters, no gradient, a batch of one to normalise, and so on
+            said = f"The model cannot be trained for another epoch ({_line(error)}): that control is left out."
+            self.notes.append(said)
+            return {}
+        if all(bool(weights.isfinite().all()) for weights in copied.parameters()):
+            return {"one more epoch": found}
+        self.notes.append("Another epoch of training leaves weights that are not finite: that control is left out.")
+        return {}  # as in float16
 
     def compared(self, methods: dict[str, Method], test: Iterable | None) -> tuple["_Measured", "_Measured | None"]:
         """Class scores of every method over held-out and, where there are any, test data; repeated samples are noted."""
-        held, tested = self.measured(self.validation, methods, self.descent.weights), None
+        held, tested = self.measured(self.validation, methods, self.descent.weights).at(self.validation.first), None
         seen = [("validation", self.validation, "batches", self.batches)]
         if test is not None:
-            unseen = self.rows_of(test, "measuring on test")
+            unseen = self.rows_of(test, "test")
             tested = self.measured(unseen, methods, self.descent.weights)
             seen += [("test", unseen, "batches", self.batches), ("test", unseen, "validation", self.validation)]
         for name, mine, other, theirs in seen:
             if both := len(mine.fingerprints & theirs.fingerprints):
                 self.repeats.append(f"{both:,} samples of {name} are in {other} too: gains look larger than they are")
-        if again := len(held.labels) - len(self.validation.fingerprints):
-            self.repeats.append(f"{again:,} samples of validation are there already: gains look surer than they are")
+        if again := len(self.validation.order) - len(held.labels):
+            self.repeats.append(f"{again:,} samples of validation are there already: each counts once")
         return held, tested
 
     def head(self, stack: Stack, hidden: bool) -> Rereading:
         """What gives the scores that held-out samples chose: of the hidden units, or of the model's scores alone."""
         if hidden:
-            return Rereading.of(stack, self.columns, self.descent.weights[stack.place])
-        return Rereading(stack.own, torch.zeros(self.stats.classes))
+            return Rereading.of(stack, self.columns, self.descent.weights[stack.place], self.descent.own.dtype)
+        return Rereading(stack.own, torch.zeros(self.stats.classes, dtype=self.descent.own.dtype))
 
     def measured(self, data: Rows, methods: dict[str, Method], weights: Tensor) -> _Measured:
         """Class scores of every method and correction over a data set; without methods the model need not read it again."""
@@ -255,6 +275,19 @@ def _named(scores: dict[str, Tensor], decision: str) -> dict[str, Tensor]:
     if "auto" in others:
         others["closed form" if decision == "paper" else "hidden layers, not taken"] = others.pop("auto")
     return first | others
+
+
+def _copied(model: nn.Module) -> tuple[nn.Module | None, str]:
+    """A copy of the model, or why there is none."""
+    found = unwrap(model)
+    try:
+        return copy.deepcopy(found), ""
+    except Exception as error:  # as of modules that hold an output
+        return None, _line(error)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _chosen(stats: FiringStats, layers: int | str | Sequence[str] | None, default: int) -> list[str]:

@@ -14,6 +14,7 @@ from cofire.firing import firing_probability
 from cofire.hidden import Columns
 from cofire.probes import Auxiliary, residual_probes, train_auxiliary
 from cofire.readings import Reader, Reading, scores_in
+from cofire.scoring import possible
 from cofire.stats import FiringStats
 from cofire.watching import tensors_in
 from cofire.wrappers import called, evaluating
@@ -44,19 +45,20 @@ def keep(
         progress: Show a progress bar.
 
     Returns:
-        Their values, and the share of samples that was kept.
+        Their values, but those whose numbers are not as many in every batch, and the share of samples that was kept.
     """
     lots, share = torch.Generator().manual_seed(seed), 1.0
     held: dict[str, list[Tensor]] = {name: [] for name in parts}
-    for index, reading in enumerate(reader.over(batches, "controls", progress)):
+    for index, reading in enumerate(reader.over(batches, "batches", progress)):
         found = {name: part(reading) for name, part in parts.items()}
         if index == 0:
             bytes_ = sum(value[0].numel() * value.element_size() for value in found.values()) * samples
             share = min(1.0, _ROOM / max(bytes_, 1))
         chosen = torch.rand(len(reading), generator=lots).to(reader.device) < share if share < 1 else slice(None)
         for name, value in found.items():
-            held[name].append(value[chosen])
-    return {name: torch.cat(values) for name, values in held.items()}, share
+            held[name].append(value[chosen].clone())  # not a part of what is much larger, or is filled again
+    kept = {name: torch.cat(values) for name, values in held.items() if len({value.shape[1:] for value in values}) == 1}
+    return kept, share
 
 
 def inputs_of(reading: Reading) -> Tensor:
@@ -72,17 +74,22 @@ def probes(kept: dict[str, Tensor], columns: Columns, last: str) -> dict[str, Me
     """Logistic regressions by gradients, beside the model's scores: on these alone, the inputs, the last layer, and all.
 
     Args:
-        kept: "numbers" of all layers, "scores", "labels", "inputs" and the last layer's ``units of NAME``, of the same samples.
+        kept: "numbers" of all layers, "scores", "labels", "inputs" (if they are alike) and the last layer's ``units of NAME``,
+            of the same samples.
         columns: What the numbers are.
         last: The last layer's name.
     """
+    some = possible(kept["scores"], kept["labels"])  # others have no log-loss
+    kept = kept if bool(some.all()) else {name: values[some] for name, values in kept.items()}
     units = kept[f"units of {last}"]
     sources: dict[str, tuple[Tensor, Callable[[Reading], Tensor]]] = {
         "class scores alone": (_centred(kept["scores"]), lambda reading: _centred(reading.logits)),
-        "inputs": (kept["inputs"], inputs_of),
         "last hidden layer": (units, lambda reading: reading.units[last]),
         "all hidden layers by gradients": (kept["numbers"], lambda reading: columns.plain(reading.units, reading.firing)),
     }
+    if "inputs" in kept:
+        width = kept["inputs"].shape[1]
+        sources["inputs"] = (kept["inputs"], lambda reading: F.pad(found := inputs_of(reading), (0, width - found.shape[1])))
     if columns.numbers == units.shape[1]:
         sources.pop("last hidden layer")  # it is all of them
     return {name: _probe(values, kept, source) for name, (values, source) in sources.items()}
@@ -151,11 +158,14 @@ def trained_on(copied: nn.Module, batches: Iterable, classes: int, device: Any, 
             if len(batch) == 1 < largest:
                 continue  # the one sample that is left over has no spread to normalise by
             optimizer.zero_grad()
-            F.cross_entropy(scores_in(called(copied, batch.inputs), form), batch.labels).backward()
-            optimizer.step()
+            scores = scores_in(called(copied, batch.inputs), form)
+            some = possible(scores.detach(), batch.labels)
+            if bool(some.any()):
+                F.cross_entropy(scores[some], batch.labels[some]).backward()
+                optimizer.step()
 
-    def scores(reading: Reading) -> list[Tensor]:
+    def scores_of(reading: Reading) -> list[Tensor]:
         with evaluating(copied), torch.no_grad():
             return [scores_in(called(copied, reading.inputs), form)]
 
-    return scores
+    return scores_of

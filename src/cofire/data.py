@@ -73,6 +73,7 @@ def load(
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     limit: int | None = None,
+    clip: bool = False,
     seed: int = 0,
     shuffle_labels: bool = False,
     cache: str | os.PathLike[str] | None = None,
@@ -92,6 +93,7 @@ def load(
         size: Height and width to read the pictures at, see `Images`; needed for folders of differing sizes.
         channels: 1 or 3, see `Images`.
         limit: Take this many, as equally from all classes as they allow, and decode no others.
+        clip: Take all where there are fewer than the limit, in place of an error.
         seed: Which ones `limit` takes, and how `shuffle_labels` shuffles.
         shuffle_labels: Shuffle the labels over the pictures (the papers' "Mixed" sets): nothing left to learn.
         cache: A folder in which decoded pictures of archives and folders are kept; None leaves nothing behind.
@@ -118,7 +120,7 @@ def load(
         kept = Path(cache) / _cache_name(name, part, files, limit, seed, shape)
     found = None if kept is None else _read_cache(kept)
     if found is None:
-        found = _decoded(read(), limit, seed)
+        found = _decoded(read(), limit, clip, seed, part)
         if kept is not None:
             _write_cache(kept, *found)
     pixels, labels, classes = found
@@ -128,11 +130,11 @@ def load(
     return Images(pixels, labels, classes, name, part, shape, channels)
 
 
-def _decoded(source: Source, limit: int | None, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _decoded(source: Source, limit: int | None, clip: bool, seed: int, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     samples = len(source.labels)
-    if limit is not None and not 1 <= limit <= samples:
-        raise InputError(f"limit is between 1 and the {samples:,} pictures there are", f"found {limit}")
-    chosen = np.arange(samples) if limit is None else spread(source.labels, limit, seed, equal=True)
+    if limit is not None and not (limit >= 1 and (clip or limit <= samples)):
+        raise InputError(f"limit is between 1 and the {samples:,} pictures there are in {part}", f"found {limit}")
+    chosen = np.arange(samples) if limit is None or limit >= samples else spread(source.labels, limit, seed, equal=True)
     return source.pixels(chosen), torch.from_numpy(source.labels[chosen]), source.classes
 
 

@@ -61,7 +61,7 @@ class Descent:
     def sum(self) -> None:
         """Sums at the model's scores, as far as held-out samples believe them."""
         held = [(part.scores, part.labels) for part in self.validation]
-        self.own, self.labels = map(torch.cat, zip(*held, strict=True))
+        self.own, self.labels = (torch.cat(parts)[self.validation.first] for parts in zip(*held, strict=True))
         if len(self.labels) < 2:
             raise InputError("there must be at least two held-out samples", f"found {len(self.labels)}")
         self.start, classes, right = self.believed(), self.stats.classes, 0
@@ -154,9 +154,9 @@ class Descent:
         return {RIDGES.index(ridge): weights for ridge, weights in found.items()}
 
     def scores_of(self, weights: Tensor) -> list[Tensor]:
-        """What each of several corrections adds to the scores of held-out samples."""
+        """What each of several corrections adds to the scores of the different held-out samples."""
         found = [added(row, weights) for row, _, _ in self.validation]
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+        return [torch.cat(parts)[self.validation.first] for parts in zip(*found, strict=True)]
 
     def moved(self, own: float, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """By batch: features, the model's scores times a factor and with a correction, and labels."""

@@ -229,7 +229,7 @@ def risk_bounds(
     confidence, wrong = _checked(confidence, wrong)
     ordered = confidence.sort(descending=True).values
     coverage = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-    least = ordered[(coverage * len(wrong)).ceil().long().clamp(1) - 1]
+    least = ordered[-(-torch.arange(1, steps + 1) * len(wrong) // steps) - 1]  # rounded up, in whole numbers
     accepted = (confidence >= least[:, None]).sum(1)
     errors = ((confidence >= least[:, None]) & wrong).sum(1)
     bounds = betaincinv((errors + 1).numpy(), (accepted - errors).clamp(min=1).numpy(), 1 - (1 - level) / steps)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cofire.likelihoods import Likelihood
@@ -33,6 +33,11 @@ class Signs:
     familiarity: Tensor
     predicted: Tensor
     labels: Tensor
+
+    def at(self, places: Int[Tensor, " some"]) -> "Signs":
+        """Those of some of the predictions."""
+        return Signs(self.outputs[places], self.firing[places], self.familiarity[places], self.predicted[places],
+                     self.labels[places])  # fmt: skip
 
     def control(self, classes: int) -> Float[Tensor, "samples columns"]:
         """What can be said without any firing: the outputs, and the predicted class as zeros and ones."""

@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from cofire.batches import LABELS
+from cofire.batches import LABELS, samples_in
 from cofire.errors import CofireWarning, InputError
 from cofire.likelihoods import Likelihood, check_classes
 from cofire.readings import Reader, Reading
@@ -24,7 +25,7 @@ _RARE = 0.01
 _SHOWN = 5
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Familiarity:
     """How much inputs look like the training data.
 
@@ -37,6 +38,7 @@ class Familiarity:
             than 99 % make them fire, by layer: int64 [pairs, 2], sample and unit.
         likelihoods: What the statistics expect, by layer.
         class_names: Names of the classes.
+        at: Above what a unit fires: "threshold" or "mean".
     """
 
     score: Tensor
@@ -46,9 +48,13 @@ class Familiarity:
     unexpected: dict[str, Tensor]
     likelihoods: dict[str, Likelihood]
     class_names: list[str]
+    at: str = "threshold"
 
     def __len__(self) -> int:
         return len(self.score)
+
+    def __repr__(self) -> str:
+        return f"Familiarity({len(self):,} samples, {len(self.layers)} layers, median score {float(self.score.median()):.3g})"
 
     @property
     def agrees(self) -> Bool[Tensor, "samples layers"]:
@@ -67,8 +73,9 @@ class Familiarity:
         Raises:
             InputError: There is no such sample.
         """
-        if not -len(self) <= sample < len(self):
-            raise InputError(f"sample must be one of the {len(self):,}, from 0 on", f"found {sample}")
+        if isinstance(sample, bool) or not isinstance(sample, Integral) or not -len(self) <= sample < len(self):
+            raise InputError(f"sample must be one of the {len(self):,}, from 0 on", f"found {sample!r}")
+        sample = int(sample)
         sample %= len(self)
         predicted = int(self.predicted[sample])
         units = []
@@ -77,7 +84,8 @@ class Familiarity:
                 share = float(self.likelihoods[name].probability[predicted, unit])
                 units.append((name, unit, share < 0.5, share))
         suits = {name: self.class_names[c] for name, c in zip(self.layers, self.classes[sample].tolist(), strict=True)}
-        return Explanation(sample, self.class_names[predicted], float(self.score[sample]), suits, units)
+        agree = [name for name, agrees in zip(self.layers, self.agrees[sample].tolist(), strict=True) if agrees]
+        return Explanation(sample, self.class_names[predicted], float(self.score[sample]), suits, units, agree, self.at)
 
     def frame(self) -> "pandas.DataFrame":
         """A row per sample: predicted class, score, layers that agree, unexpected units, and each layer's familiarity."""
@@ -87,7 +95,8 @@ class Familiarity:
             "predicted": [self.class_names[c] for c in self.predicted.tolist()], "familiarity": self.score.numpy(),
             "agreeing_layers": self.agrees.sum(1).numpy(), "unexpected_units": self.violations.numpy(),
         }  # fmt: skip
-        return pd.DataFrame(columns | {name: values.numpy() for name, values in self.layers.items()})
+        layers = {f"layer {name}" if name in columns else name: values.numpy() for name, values in self.layers.items()}
+        return pd.DataFrame(columns | layers)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,8 @@ class Explanation:
         score: Its familiarity.
         suits: The class that each layer's pattern suits best.
         units: Layer, unit, whether it fires, and the share of the predicted class's samples in which it does.
+        agree: The layers whose pattern suits the predicted class best.
+        at: Above what a unit fires: "threshold" or "mean".
     """
 
     sample: int
@@ -107,6 +118,8 @@ class Explanation:
     score: float
     suits: dict[str, str]
     units: list[tuple[str, int, bool, float]]
+    agree: list[str]
+    at: str = "threshold"
 
     def frame(self) -> "pandas.DataFrame":
         """A row per unexpected unit, the least expected first."""
@@ -116,27 +129,39 @@ class Explanation:
         return pd.DataFrame(ranked, columns=["layer", "unit", "fires", "probability"])
 
     def __str__(self) -> str:
-        others = [f"{name} rather like {suits!r}" for name, suits in self.suits.items() if suits != self.predicted]
+        others = [f"{_layer(name)} rather like {suits!r}" for name, suits in self.suits.items() if name not in self.agree]
         text = f"Sample {self.sample} is predicted {self.predicted!r}. {len(self.suits) - len(others)} of {len(self.suits)} "
         text += f"layers fire most like that class{', ' + ', '.join(others) if others else ''}."
         fire = [(name, unit) for name, unit, fires, _ in self.units if fires]
         silent = [(name, unit) for name, unit, fires, _ in self.units if not fires]
         if not self.units:
             return text + f" No unit is unexpected for {self.predicted!r}."
+        means = self.at == "mean"
         if fire:
-            text += f" {_counted(fire)} though fewer than 1 % of {self.predicted!r} samples make {_them(fire)}: {_some(fire)}."
+            text += f" {_counted(fire, ('is above its mean', 'are above their means') if means else ('fires', 'fire'))} though "
+            text += f"{'in ' * means}fewer than 1 % of {self.predicted!r} samples "
+            text += f"{_they(fire, ('is', 'are')) if means else 'make ' + _them(fire)}: {_some(fire)}."
         if silent:
-            verb = _counted(silent, "is silent", "are silent")
-            text += f" {verb} though more than 99 % make {_them(silent)} fire: {_some(silent)}."
+            below = ("is not above its mean", "are not above their means") if means else ("is silent", "are silent")
+            text += f" {_counted(silent, below)} though {'in ' * means}more than 99 % "
+            text += f"{_they(silent, ('is', 'are')) if means else 'make ' + _them(silent) + ' fire'}: {_some(silent)}."
         return text
 
 
-def _counted(units: list, one: str = "fires", more: str = "fire") -> str:
-    return f"1 unit {one}" if len(units) == 1 else f"{len(units)} units {more}"
+def _layer(name: str) -> str:
+    return name if name[:1].isalpha() else f"layer {name!r}"
+
+
+def _counted(units: list, verb: tuple[str, str]) -> str:
+    return f"1 unit {verb[0]}" if len(units) == 1 else f"{len(units)} units {verb[1]}"
 
 
 def _them(units: list) -> str:
     return "it" if len(units) == 1 else "them"
+
+
+def _they(units: list, verb: tuple[str, str]) -> str:
+    return f"it {verb[0]}" if len(units) == 1 else f"they {verb[1]}"
 
 
 def _some(units: list[tuple[str, int]]) -> str:
@@ -156,14 +181,16 @@ def familiarity(
     quite unlike the training data; not for wrong predictions, nor for other classes of the same kind.
 
     Source:
-        Ours. *Departure:* :math:`m_l` and :math:`s_l` are what the statistics give in closed form, the deviation as if units
-        fired independently. It is several times too small, about alike in all layers: the order of samples hardly changes, the
-        unit of the score does. With ``reference`` they are those of U over that data.
+        Ours. *Departure:* :math:`m_l` and :math:`s_l` are what the statistics give in closed form: the mean of a sample's
+        likelihood for its own class, which is a little below that of U, and the deviation as if units fired independently,
+        which is up to several times too small, about alike in all layers. The order of samples hardly changes; the zero and
+        the unit of the score do. With ``reference`` they are those of U over that data.
 
     Args:
         stats: Statistics of the model, by default its training data's.
         model: The model.
-        batch: Inputs, (inputs, labels), or an iterable of either. Labels are not used, and may be of other classes.
+        batch: Inputs, (inputs, labels), or an iterable of either. Labels are not used, and may be of other classes. A tuple of
+            tensors is one batch of a model with several inputs, a list of them is batches.
         layers: Layers to read; by default all that the statistics hold.
         at: "threshold", or "mean": a unit fires above its own mean, for layers in which nearly all units always fire, as
             with convolutions whose positions are pooled.
@@ -203,7 +230,7 @@ def familiarity(
     classes = torch.cat([torch.stack([part[0][name].indices for name in likelihoods], 1) for part in parts])
     predicted = torch.cat([part[1] for part in parts])
     score = torch.stack(standardised).mean(0)
-    return Familiarity(score, best, classes, predicted, unexpected, likelihoods, stats.class_names)
+    return Familiarity(score, best, classes, predicted, unexpected, likelihoods, stats.class_names, at)
 
 
 def likelihoods_of(stats: FiringStats, layers: str | Sequence[str] | None, at: str) -> dict[str, Likelihood]:
@@ -236,18 +263,22 @@ def readings_of(reader: Reader, batch: Any) -> Iterator[Reading]:
     """
     single = _is_array(batch) or isinstance(batch, Mapping)
     if isinstance(batch, tuple | list) and batch:
-        single = _is_array(batch[0]) or _is_array(batch[-1])
+        single = (_is_array(batch[0]) or _is_array(batch[-1])) and not (
+            isinstance(batch, list) and all(map(_are_inputs, batch))
+        )
     if not (single or isinstance(batch, Iterable)):
         raise InputError("a batch must be inputs, (inputs, labels) or batches of them", f"found {type(batch).__name__}")
     items: Iterable[Any] = [batch] if single else batch
     empty = True
     for item in items:
-        empty = False
         labelled = isinstance(item, tuple | list) and len(item) > 1 and _are_labels(item[-1])
         inputs = item if not labelled else item[0] if len(item) == 2 else tuple(item[:-1])
         if isinstance(item, Mapping):
             held = next((name for name in LABELS if name in item), None)
             inputs = {name: value for name, value in item.items() if name != held}
+        if not single and samples_in(inputs) == 0:
+            continue
+        empty = False
         yield reader.unlabelled(inputs)
     if empty:
         raise InputError("there must be at least one sample", "the batches are empty")
@@ -258,7 +289,13 @@ def _is_array(value: Any) -> bool:
 
 
 def _are_labels(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(each, Integral) for each in value)
     return _is_array(value) and value.ndim == 1 and not torch.as_tensor(value).is_floating_point()
+
+
+def _are_inputs(value: Any) -> bool:
+    return _is_array(value) and value.ndim > 1 and torch.as_tensor(value).is_floating_point()
 
 
 def _part(reading: Reading, likelihoods: dict[str, Likelihood]) -> tuple[dict[str, Any], Tensor, dict[str, Tensor]]:

@@ -136,7 +136,8 @@ def words_of(rows: list[dict[str, Any]], decision: str, notes: list[str]) -> lis
         if "one more epoch" in equal + ahead and table["one more epoch"]["gain_low"] > 0:
             words.append("Training on at a tenth of the rate gains as much: the model was not trained to its end.")
         if "random labels" in beaten and decision == "auto":
-            words.append("With random labels in place of the true ones the same fit gives less, so the gain is in the labels.")
+            said = "With random labels in place of the true ones the same fit gives less: the gain comes from the labels."
+            words.append(said)
     return words + notes
 
 

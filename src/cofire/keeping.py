@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from cofire.batches import fingerprints
+from cofire.batches import fingerprints, firsts
 from cofire.errors import InputError
 from cofire.hidden import Columns
 from cofire.readings import Reader, Reading
@@ -38,7 +40,7 @@ class Rows:
         reader: The model's reader.
         batches: Labelled data that can be read more than once.
         columns: What is read of a sample.
-        what: A word for the progress bar.
+        what: What the data are called.
         progress: Show one on a terminal.
     """
 
@@ -54,6 +56,11 @@ class Rows:
     def fingerprints(self) -> set[int]:
         """Of the samples."""
         return set(self.order)
+
+    @property
+    def first(self) -> Int[Tensor, " different"]:
+        """Where each of the different samples came first."""
+        return torch.tensor(firsts(self.order))
 
     def __iter__(self) -> Iterator[Part]:
         if self._kept is not None:
@@ -78,15 +85,15 @@ class Rows:
                 raise self._moved()
             rows = self.columns.of(self.columns.plain(reading.units, reading.firing))
             if not rows.sum().isfinite() and (unknown := int((~rows.isfinite()).any(1).sum())):  # the sum is found much sooner
-                raise InputError("hidden units must be finite", f"they are not for {unknown:,} samples ({self.what})")
-            yield reading, Part(rows, reading.logits, reading.labels)
+                raise InputError("hidden units must be finite", f"they are not for {unknown:,} samples of {self.what}")
+            yield reading, Part(rows, reading.logits.clone(), reading.labels)  # they may be a small part of a large output
         if self.order and self.fixed and len(found) != len(self.order):
             raise self._moved()
         self.order = self.order or found
 
     def _moved(self) -> InputError:
         return InputError(
-            f"data must hold the same samples in the same order whenever they are read ({self.what})",
+            f"{self.what} must hold the same samples in the same order whenever they are read",
             "found others, or another order",
             "Pass them without shuffling and without random changes.",
         )

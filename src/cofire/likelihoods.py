@@ -87,8 +87,8 @@ class Likelihood:
     def expected(self) -> tuple[float, float]:
         """Mean over the recorded samples of the log-likelihood for their own class, and its standard deviation.
 
-        The mean is exact. The deviation is that of units which fire independently given the class; those of a trained
-        net do not, and the true one is several times as large.
+        The mean is exact where units fire above the layer's threshold, as it was counted. The deviation is that of units which
+        fire independently given the class; those of a trained net do not, and the true one is larger, up to several times.
         """
         means = (self.share * self.evidence).sum(1) + self.silence
         within = (self.share * (1 - self.share) * self.evidence.square()).sum(1)

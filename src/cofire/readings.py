@@ -52,6 +52,7 @@ class Reader:
         stats: Its statistics: they name the layers, and say how positions become units and above what a unit fires.
         layers: Some of their layers; by default all.
         device: Where to run; by default where the model is.
+        form: What the model's output holds, by :func:`form_of`; by default the first batch tells.
 
     Raises:
         InputError: Statistics of another model, or recorded with ``pool="none"`` in some layers and not in others.
@@ -66,7 +67,14 @@ class Reader:
     [torch.Size([60, 16]), torch.Size([40, 16])]
     """
 
-    def __init__(self, model: nn.Module, stats: FiringStats, layers: str | Sequence[str] | None = None, device: Any = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        stats: FiringStats,
+        layers: str | Sequence[str] | None = None,
+        device: Any = None,
+        form: str = "",
+    ):
         names = [layers] if isinstance(layers, str) else list(stats) if layers is None else list(layers)
         if not names:
             raise LayerError("layers must name at least one layer", "found none", "layers=None takes all.")
@@ -76,7 +84,9 @@ class Reader:
         check_statistics(stats, digest(model))
         self.stats, self.names, self.device = stats, names, device_of(model, device)
         self.taps = Taps(model, names, pools.pop())
-        self.form = ""
+        self.form = form
+        """What the model's output holds, once a batch was read."""
+        self._ready = False
 
     def __enter__(self):
         self.taps.__enter__()
@@ -85,12 +95,12 @@ class Reader:
     def __exit__(self, *exception):
         self.taps.__exit__(*exception)
 
-    def over(self, batches: Iterable, what: str = "reading", progress: bool = False) -> Iterator[Reading]:
+    def over(self, batches: Iterable, what: str = "batches", progress: bool = False) -> Iterator[Reading]:
         """Readings of labelled batches.
 
         Args:
             batches: (inputs, labels) or mappings with labels, as for :func:`cofire.record`.
-            what: A word for the progress bar.
+            what: What they are called.
             progress: Show one on a terminal.
 
         Raises:
@@ -98,17 +108,14 @@ class Reader:
         """
         check_iterable(batches, what)
         seen = 0
-        for index, item in enumerate(track(batches, what, progress)):
-            batch = as_batch(item, self.device, self.stats.classes, f"batch {index}")
+        for index, item in enumerate(track(batches, f"reading {what}", progress)):
+            place = f"batch {index} of {what}"
+            batch = as_batch(item, self.device, self.stats.classes, place)
             if len(batch):
                 seen += len(batch)
-                reading = self.read(batch)
-                if unknown := int((~reading.logits.amax(1).isfinite()).sum()):  # also where NaN is among them
-                    wanted = "class scores must be finite, or minus infinity for some of the classes"
-                    raise InputError(wanted, f"they are not for {unknown:,} samples of batch {index}")
-                yield reading
+                yield self.read(batch, place)
         if not seen:
-            raise InputError("there must be at least one sample", "the batches are empty")
+            raise InputError("there must be at least one sample", f"found none in {what}")
 
     def unlabelled(self, inputs: Any) -> Reading:
         """The reading of inputs whose classes nobody knows; its labels are all -1."""
@@ -116,19 +123,24 @@ class Reader:
         if not count:
             raise InputError("inputs must hold at least one sample", f"found {type(inputs).__name__}")
         batch = as_batch((inputs, torch.zeros(count, dtype=torch.int64)), self.device, None, "the inputs")
-        return replace(self.read(batch), labels=torch.full_like(batch.labels, -1))
+        return replace(self.read(batch, "the inputs"), labels=torch.full_like(batch.labels, -1))
 
-    def read(self, batch: Batch) -> Reading:
+    def read(self, batch: Batch, what: str = "the batch") -> Reading:
         """The reading of one batch on the reader's device.
 
+        Args:
+            batch: The batch.
+            what: What to call it in an error.
+
         Raises:
+            InputError: Class scores that have no softmax.
             LayerError: A layer was not called.
             ModelError: The output holds no class scores, or for another number of classes.
         """
-        if not self.form:  # which call is which layer is judged in the first forward pass, and units are seen from the second
+        if not self._ready:  # which call is which layer is judged in the first forward pass, and units are seen from the second
             output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
             self.taps.check()
-            self.form = form_of(output, self.stats.classes, self.taps.sigmoid)
+            self.form, self._ready = self.form or form_of(output, self.stats.classes, self.taps.sigmoid), True
         thresholds = {name: self.stats[name].threshold for name in self.names}
         sight = Sight(thresholds, self.taps.pool, batch.mask)
         self.taps.edit = sight.see
@@ -136,7 +148,11 @@ class Reader:
             output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)
         finally:
             self.taps.edit = None
-        return Reading(*sight.all(), scores_in(output, self.form), batch.labels, batch.inputs)
+        scores = scores_in(output, self.form)
+        if unknown := int((~scores.amax(1).isfinite()).sum()):  # also where NaN is among them
+            wanted = "class scores must be finite, or minus infinity for some of the classes"
+            raise InputError(wanted, f"they are not for {unknown:,} samples of {what}")
+        return Reading(*sight.all(), scores, batch.labels.clone(), batch.inputs)  # some loaders fill one tensor again and again
 
 
 class Sight:
@@ -203,7 +219,9 @@ def form_of(output: Any, classes: int | None, sigmoid: bool) -> str:
         raise ModelError(
             "the model must give a score for every class of the statistics", f"it gives {logits.shape[1]} for {classes} classes"
         )
-    return "probabilities" if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()) else "logits"
+    rounding = max(1e-3, torch.finfo(logits.dtype).eps) if logits.is_floating_point() else 1e-3
+    shares = bool((logits >= 0).all()) and bool(((logits.double().sum(1) - 1).abs() < rounding).all())
+    return "probabilities" if shares else "logits"
 
 
 def form_in(model: nn.Module, batch: Batch, classes: int | None = None) -> str:
@@ -216,11 +234,13 @@ def form_in(model: nn.Module, batch: Batch, classes: int | None = None) -> str:
 def scores_in(output: Any, form: str) -> Tensor:
     """Class scores whose softmax are the model's probabilities, float32 or float64 [samples, classes].
 
+    Those of probabilities are their logarithms, whose exponentials sum to one beyond the rounding of the model's type.
+
     Args:
         output: The model's output.
         form: What it holds, by :func:`form_of`.
 
-    >>> scores_in(torch.tensor([[0.25, 0.75]]), "probabilities").exp().tolist()
+    >>> scores_in(torch.tensor([[0.25, 0.75]]), "probabilities").softmax(1).tolist()
     [[0.25, 0.75]]
     """
     logits = logits_of(output)
@@ -228,7 +248,7 @@ def scores_in(output: Any, form: str) -> Tensor:
         raise ModelError("the model must give class scores [samples, classes]", "its output holds no such tensor")
     logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     if form == "probabilities":
-        return logits.clamp(min=1e-12).log()
+        return logits.clamp(min=1e-12).log().log_softmax(1)
     if form in ("logit", "probability"):
         logits = torch.logit(logits, 1e-6) if form == "probability" else logits
         return torch.cat([torch.zeros_like(logits), logits], 1)

@@ -16,7 +16,7 @@ from cofire.errors import FileError, InputError
 from cofire.familiarities import likelihoods_of, readings_of
 from cofire.orders import check_statistics
 from cofire.readings import Reader
-from cofire.stats import FiringStats
+from cofire.stats import FiringStats, check_kind
 from cofire.version import __version__
 from cofire.weights import digest
 
@@ -51,7 +51,7 @@ class Head:
         from sklearn.linear_model import LogisticRegression
 
         mean, deviation = columns.mean(0), columns.std(0, correction=0)
-        deviation = torch.where(deviation > 1e-12, deviation, 1.0)
+        deviation = torch.where(deviation > 1e-6 * mean.abs().clamp(min=1), deviation, 1.0)  # less is rounding
         found = LogisticRegression(C=0.1, max_iter=1000).fit(((columns - mean) / deviation).numpy(), right.numpy())
         return cls(mean, deviation, torch.from_numpy(found.coef_[0].copy()), torch.from_numpy(found.intercept_.copy()))
 
@@ -60,7 +60,7 @@ class Head:
         return ((columns - self.mean) / self.deviation) @ self.weights + self.bias
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trust:
     """Whether to trust a model's predictions, as fitted and judged on validation data by :func:`cofire.trust`.
 
@@ -74,6 +74,8 @@ class Trust:
             heads that were fitted without the sample.
         wrong: Which of the validation predictions are wrong.
         final: The given score of the validation samples by the head as it is, which sets what coverages mean.
+        places: Where each of these samples stands in the validation data, of which the later of equal ones do not count.
+        form: What the model's output holds, by :func:`cofire.readings.form_of`.
         at: Above what a unit fires, as for :func:`cofire.familiarity`.
         device: Where to run.
     """
@@ -86,6 +88,8 @@ class Trust:
     scores: dict[str, Tensor]
     wrong: Tensor
     final: Tensor
+    places: Tensor
+    form: str
     at: str = "threshold"
     device: Any = None
 
@@ -97,41 +101,61 @@ class Trust:
         """
         return self._given(self._signs(batch))
 
-    def predict(self, batch: Any, coverage: float = 0.95, *, risk: float | None = None) -> Int[Tensor, " samples"]:
+    def predict(self, batch: Any, coverage: float | None = None, *, risk: float | None = None) -> Int[Tensor, " samples"]:
         """Predicted classes, -1 where the model had better say nothing.
 
         Args:
             batch: As for :meth:`score`.
-            coverage: Share of predictions to give, above 0 and at most 1, if new samples are like the validation data.
+            coverage: Share of predictions to give, above 0 and at most 1, if new samples are like the validation data; by
+                default 0.95.
             risk: In place of it: the largest error rate among those given, see :meth:`threshold`.
 
         Raises:
-            InputError: A coverage outside (0, 1], or a risk that cannot be had.
+            InputError: A coverage outside (0, 1], a risk that cannot be had, or both a coverage and a risk.
         """
-        least = self.threshold(coverage, risk=risk)
-        signs = self._signs(batch)
+        least, signs = self.threshold(coverage, risk=risk), self._signs(batch)
         return torch.where(self._given(signs) >= least, signs.predicted, -1)
 
-    def threshold(self, coverage: float = 0.95, *, risk: float | None = None) -> float:
+    def threshold(self, coverage: float | None = None, *, risk: float | None = None) -> float:
         """The score from which on predictions are given.
 
         Args:
-            coverage: Share of the validation predictions to give.
+            coverage: Share of the validation predictions to give; by default 0.95.
             risk: In place of it, the largest error rate among those given. Takes the largest of the coverages 5 %, 10 %, ...
                 whose bound by :func:`cofire.detection.risk_bounds` is no larger, which holds with 95 % confidence for
-                new samples of the same kind.
+                new samples of the same kind. Where equal scores lie across that coverage, none of them are given.
 
         Raises:
-            InputError: A coverage outside (0, 1], a risk outside (0, 1), or one that the validation data cannot vouch for.
+            InputError: A coverage outside (0, 1], a risk outside (0, 1) or one that the validation data cannot vouch for, or
+                both a coverage and a risk.
         """
         if risk is not None:
-            coverage = self._coverage_at(risk)
+            if coverage is not None:
+                raise InputError("either a coverage or a risk is asked for", f"found coverage={coverage!r} and risk={risk!r}")
+            return self._least_at(risk)
+        coverage = 0.95 if coverage is None else coverage
         if isinstance(coverage, bool) or not isinstance(coverage, int | float) or not 0 < coverage <= 1:
             raise InputError("coverage must be above 0 and at most 1", f"found {coverage!r}")
         if coverage == 1:
             return -math.inf
         ordered = self.final.sort(descending=True).values
         return float(ordered[max(math.ceil(coverage * len(ordered) - 1e-9), 1) - 1])
+
+    def _least_at(self, risk: float) -> float:
+        """The score from which on predictions are given at that risk."""
+        coverage = self._coverage_at(risk)
+        if coverage == 1:
+            return -math.inf
+        values, counts = self.final.unique(return_counts=True)  # from the smallest on
+        given = counts.flip(0).cumsum(0).flip(0)
+        enough = values[given <= math.ceil(coverage * len(self.final) - 1e-9)]
+        if not len(enough):
+            raise InputError(
+                f"a risk of {risk:.2%} cannot be had",
+                f"{int(given[-1]):,} of {len(self.final):,} validation samples share the largest score, and too many are wrong",
+                "Accept a larger risk.",
+            )
+        return float(enough[0])
 
     def risk_coverage(self) -> "pandas.DataFrame":
         """Error rate against coverage on the validation data: of the given score, MSP and a perfect one."""
@@ -168,6 +192,9 @@ class Trust:
             )  # fmt: skip
         return pd.DataFrame(rows)
 
+    def __repr__(self) -> str:
+        return f"Trust({type(self.model).__name__}, {self.answer}, {len(self.wrong):,} validation samples)"
+
     def __str__(self) -> str:
         count, errors = len(self.wrong), int(self.wrong.sum())
         text = f"Of {count:,} validation predictions {errors:,} are wrong ({errors / count:.1%})."
@@ -199,24 +226,26 @@ class Trust:
         tensors = {f"doubts.{name}": value for name, value in self.doubts.tensors().items()}
         if self.head is not None:
             tensors |= {f"head.{name}": getattr(self.head, name) for name in ("mean", "deviation", "weights", "bias")}
-        tensors |= {"scores": torch.stack(list(self.scores.values())), "wrong": self.wrong, "final": self.final}
+        tensors |= {"scores": torch.stack(list(self.scores.values()))}
+        tensors |= {name: getattr(self, name) for name in ("wrong", "final", "places")}
         header = {
-            "kind": "trust", "answer": self.answer, "at": self.at, "read": list(self.doubts.likelihoods),
+            "kind": "trust", "answer": self.answer, "at": self.at, "form": self.form, "read": list(self.doubts.likelihoods),
             "scores": list(self.scores), "model": {"name": type(self.model).__name__, "digest": digest(self.model)},
-            "statistics": _identity(self.stats, list(self.doubts.likelihoods)),
+            "statistics": _identity(self.stats, list(self.doubts.likelihoods), self.at),
             "validation": {"samples": len(self.wrong), "wrong": int(self.wrong.sum())},
             "versions": {"cofire": __version__, "torch": torch.__version__},
         }  # fmt: skip
         storage.write(path, tensors, header)
 
     def _signs(self, batch: Any) -> Signs:
-        with Reader(self.model, self.stats, list(self.doubts.likelihoods), self.device) as reader:
+        with Reader(self.model, self.stats, list(self.doubts.likelihoods), self.device, self.form) as reader:
             return self.doubts.signs(readings_of(reader, batch))
 
     def _given(self, signs: Signs) -> Tensor:
         if self.answer == "msp" or self.head is None:
             return signs.outputs[:, 0]
-        return self.head(signs.columns(self.stats.classes))
+        sure = signs.outputs[:, 0] == torch.inf  # all other classes are ruled out, which no validation sample showed
+        return torch.where(sure, torch.inf, self.head(signs.columns(self.stats.classes)))
 
     def _coverage_at(self, risk: float) -> float:
         if isinstance(risk, bool) or not isinstance(risk, int | float) or not 0 < risk < 1:
@@ -247,9 +276,10 @@ def load_trust(model: nn.Module, path: str | Path, stats: FiringStats, device: A
         FileError: No such file, truncated, of another kind or written by a newer version.
         InputError: Another model, or other statistics.
     """
-    tensors, header = storage.read(path)
+    tensors, header = storage.read(path, "a fitted trust", "Trust.save(path)")
     if header.get("kind") != "trust":
-        raise FileError("wanted a file of Trust.save", f"{str(path)!r} holds something else", "Statistics: cofire.load.")
+        raise FileError("wanted a fitted trust", f"{str(path)!r} holds something else of cofire", "Trust.save writes one.")
+    check_kind(stats)
     found = digest(model)
     check_statistics(stats, found)
     if header["model"]["digest"] != found:
@@ -258,33 +288,36 @@ def load_trust(model: nn.Module, path: str | Path, stats: FiringStats, device: A
             f"it is of weights with digest {header['model']['digest']}, the model has {found}",
             "Fit it again with cofire.trust; training changes the weights.",
         )  # fmt: skip
-    if header["statistics"] != (mine := _identity(stats, header["read"])):
+    if header["statistics"] != (mine := _identity(stats, header["read"], header["at"])):
         raise InputError(
             "trust must be loaded with the statistics that it was fitted with",
             f"those have digest {header['statistics']}, these {mine}", "Load that file of statistics.",
         )  # fmt: skip
+    likelihoods = likelihoods_of(stats, header["read"], header["at"])
     try:
         doubts = Doubts(
-            likelihoods_of(stats, header["read"], header["at"]),
+            likelihoods,
             *(tensors[f"doubts.{name}"] for name in ("mean", "deviation", "temperature", "scale")),
         )
         head = None
         if "head.weights" in tensors:
             head = Head(*(tensors[f"head.{name}"] for name in ("mean", "deviation", "weights", "bias")))
         scores = dict(zip(header["scores"], tensors["scores"], strict=True))
-        return Trust(
-            model, stats, doubts, head, header["answer"], scores, tensors["wrong"], tensors["final"], header["at"], device
-        )
+        judged = {name: tensors[name] for name in ("wrong", "final", "places")}
+        chosen = {name: header[name] for name in ("answer", "form", "at")}
+        return Trust(model, stats, doubts, head, scores=scores, device=device, **judged, **chosen)
     except (KeyError, TypeError, ValueError) as error:
         raise FileError("wanted a complete file of Trust.save", f"{str(path)!r} lacks {error}", "Fit it again.") from error
 
 
-def _identity(stats: FiringStats, layers: list[str]) -> str:
+def _identity(stats: FiringStats, layers: list[str], at: str) -> str:
     """A digest of the counts that likelihoods are made of."""
     total = hashlib.sha256()
     for name in layers:
         layer = stats[name]
         total.update(f"{name} {tuple(layer.fire.shape)} {layer.threshold}".encode())
-        for tensor in (layer.class_counts, layer.fire, layer.sum):
-            total.update(tensor.cpu().contiguous().numpy().data)
+        histograms = (layer.class_histogram, layer.class_histogram_edges, layer.zeros) if at == "mean" else ()
+        for tensor in (layer.class_counts, layer.fire, layer.sum, *histograms):
+            if tensor is not None:
+                total.update(tensor.cpu().contiguous().numpy().data)
     return total.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """From names on the command line to a model and its data, each process of a torchrun with its own share."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,12 +33,13 @@ class DataSource:
     download: bool = False
 
     def load(self, split: str | None = None) -> "Images":
-        """The pictures of a split, by default of this one."""
+        """The pictures of a split, by default of this one; of another all, where they are fewer than the limit."""
         from cofire.data import load
 
         return load(
             self.data, split or self.split, root=self.root, size=self.size, channels=self.channels, limit=self.limit,
-            seed=self.seed, shuffle_labels=self.shuffle_labels, cache=self.cache, download=self.download,
+            clip=split not in (None, self.split), seed=self.seed, shuffle_labels=self.shuffle_labels, cache=self.cache,
+            download=self.download,
         )  # fmt: skip
 
 
@@ -50,13 +52,15 @@ class ModelSource:
     classes: int | None = None
     seed: int = 0
 
-    def build(self, images: "Images | None" = None) -> "nn.Module":
-        """The model, with as many outputs as the data has classes where that is open."""
+    def build(self, images: "Images | None" = None, device: str | None = None) -> "nn.Module":
+        """The model on a device, with as many outputs as the data has classes where that is open."""
+        from cofire.wrappers import device_of
         from cofire.zoo import model
 
         fixed = ":" not in self.name or not self.name.startswith(("zoo:", "torchvision:", "timm:"))
         classes = self.classes if self.classes is not None else None if fixed or images is None else len(images.classes)
-        return model(self.name, weights=self.weights, classes=classes, seed=self.seed)
+        net = model(self.name, weights=self.weights, classes=classes, seed=self.seed)
+        return net if device is None else net.to(device_of(net, device))
 
 
 def subject(
@@ -72,14 +76,23 @@ def subject(
         device: Where the model is to be.
         choices: How to record.
     """
+    from cofire.errors import CofireWarning
     from cofire.recording import record
     from cofire.stats import load
 
     images = data.load()
-    net = model.build(images)
-    net = net if device is None else net.to(device)
+    net = model.build(images, device)
+    if model.weights is None and not model.name.endswith(".pt2"):
+        said = f"no --weights: {model.name} is as it is made, with random weights unless it brings its own"
+        warnings.warn(said, CofireWarning, stacklevel=2)
     batches = images.batches(256, normalize=normalize)
-    return net, batches, load(stats) if stats is not None else record(net, batches, **choices)
+    if stats is None:
+        return net, batches, record(net, batches, **choices)
+    loaded = load(stats)
+    if (held := loaded.header.get("data", {}).get("name", images.name)) != images.name:
+        said = f"{stats} is of {held!r}, not of {images.name!r}: what follows rests on statistics of other data"
+        warnings.warn(said, CofireWarning, stacklevel=2)
+    return net, batches, loaded
 
 
 @contextmanager

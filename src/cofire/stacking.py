@@ -52,7 +52,7 @@ class Stack:
 
     def __call__(self, own: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """The scores, float64 [samples, classes]."""
-        scores = self.own * own.double()
+        scores = self.own * own.double() if self.own else torch.zeros_like(own, dtype=torch.float64)  # also of minus infinity
         if others:
             scores = scores + self.other * others[self.place].double() + self.offset.to(own.device)
         return scores

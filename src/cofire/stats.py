@@ -322,6 +322,10 @@ def check_kind(stats: Any, name: str = "stats") -> None:
         raise InputError(f"{name} must be firing statistics", f"found {type(stats).__name__}", "cofire.record makes them.")
 
 
+_READERS = {"boosted": "cofire.load_boosted(model, path)", "trust": "cofire.load_trust(model, path, stats)"}
+"""What reads files that are no statistics, by what their header holds."""
+
+
 def load(path: str | Path) -> FiringStats:
     """Statistics that :meth:`FiringStats.save` wrote; neither the model nor the data is needed.
 
@@ -329,6 +333,9 @@ def load(path: str | Path) -> FiringStats:
         FileError: No such file, truncated, of another format or written by a newer version.
     """
     tensors, header = storage.read(path)
+    other = next((reader for kind, reader in _READERS.items() if kind in (header.get("kind"), *header)), None)
+    if other is not None:
+        raise FileError("wanted a statistics file", f"{str(path)!r} holds something else of cofire", f"{other} reads it.")
     try:
         headers = header.pop("layers")
         header.pop("format_version")

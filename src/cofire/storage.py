@@ -37,8 +37,11 @@ def write(path: str | Path, tensors: dict[str, Tensor], header: dict) -> None:
     """Write tensors and a header of plain values; an existing file is replaced only once the new one is complete.
 
     Raises:
+        InputError: Something else in place of a path.
         FileError: The folder does not exist or is not writable, or the disk is full.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError("path names a file", f"found {type(path).__name__}")
     text = json.dumps({"format_version": FORMAT_VERSION, **header}, sort_keys=True, ensure_ascii=False)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(Path(path)) as temporary:
@@ -48,33 +51,37 @@ def write(path: str | Path, tensors: dict[str, Tensor], header: dict) -> None:
             raise FileError(f"could not write {path}", str(error), "Free some space there.") from error
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def read(
+    path: str | Path, what: str = "a statistics file", made_by: str = "cofire.record(...).save(path)"
+) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the header of a file that :func:`write` made.
+
+    Args:
+        path: The file.
+        what: What is wanted of it, for errors.
+        made_by: What makes such a file, likewise.
 
     Raises:
         InputError: Something else in place of a path.
-        FileError: No such file, truncated, not a statistics file, or written by a newer version.
+        FileError: No such file, truncated, not of cofire, or written by a newer version.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError("path names a file", f"found {type(path).__name__}")
     path = Path(path)
     if not path.is_file():
-        raise FileError(
-            "wanted a statistics file", f"found no file {str(path)!r}", "Make one with cofire.record(...).save(path)."
-        )
+        raise FileError(f"wanted {what}", f"found no file {str(path)!r}", f"Make one with {made_by}.")
     if is_pickle(path):
         raise FileError(
-            "wanted a statistics file of cofire", f"{str(path)!r} is a pickle, which is never opened here",
-            "Make one with cofire.record(...).save(path).",
-        )  # fmt: skip
+            f"wanted {what} of cofire", f"{str(path)!r} is a pickle, which is never opened here", f"Make one with {made_by}."
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
             if not isinstance(header, dict) or not isinstance(header.get("format_version"), int):
                 raise FileError(
-                    "wanted a statistics file of cofire",
+                    f"wanted {what} of cofire",
                     f"found another safetensors file, {str(path)!r}",
-                    "Files made by FiringStats.save carry a 'cofire' header; this may be a file of weights.",
+                    "Files that cofire makes carry a 'cofire' header; this may be a file of weights.",
                 )
             if header["format_version"] > FORMAT_VERSION:
                 raise FileError(
@@ -85,7 +92,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except (safetensors.SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FileError(
-            "wanted a statistics file of cofire",
+            f"wanted {what} of cofire",
             f"{str(path)!r} is truncated or of another format ({error})",
-            "Record it again, or copy it again from where it was made.",
+            "Make it again, or copy it again from where it was made.",
         ) from error

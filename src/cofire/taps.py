@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cofire.errors import CofireError
 from cofire.watching import Sink, Watch, tensors_in
@@ -61,11 +61,16 @@ class Taps(Watch):
                 output = called(self.model, inputs)
             except BaseException as error:
                 self.abandon()
-                if not isinstance(error, CofireError):
-                    error.add_note(f"cofire: this is {type(self.model).__name__}'s own error, on {_describe(inputs)}")
+                blame(error, self.model, inputs)
                 raise
             self.end(output)
         return output
+
+
+def blame(error: BaseException, model: nn.Module, inputs: Any) -> None:
+    """Note on an error that it is a model's own, and on what inputs."""
+    if not isinstance(error, CofireError):
+        error.add_note(f"cofire: this is {type(model).__name__}'s own error, on {_describe(inputs)}")
 
 
 def _describe(inputs: Any) -> str:

@@ -19,7 +19,9 @@ from cofire import checkpointing
 from cofire.checkpointing import History, checkpoint_files
 from cofire.errors import ActivationError, InputError, ModelError, checked_seed
 from cofire.images import Batches, Images
+from cofire.taps import blame
 from cofire.weights import bare
+from cofire.wrappers import device_of
 
 __all__ = ["History", "checkpoint_files", "fit"]
 
@@ -93,7 +95,7 @@ def fit(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ModelError("a model to train has parameters that want gradients", f"{type(model).__name__} has none")
-    place = torch.device(device) if device is not None else parameters[0].device
+    place = parameters[0].device if device is None else device_of(model, device)
     model.to(place)
     batches = train.batches(batch_size, shuffle=True, seed=seed, device=place) if isinstance(train, Images) else train
     for data in (train, test):
@@ -156,7 +158,7 @@ def _epoch(
         inputs, labels = inputs.to(place), labels.to(place)
         if augment:
             inputs = _augmented(inputs)
-        logits = _logits(model(inputs), labels)
+        logits = _logits(_given(model, inputs), labels)
         highest = len(batches.classes) - 1 if isinstance(batches, Batches) else int(labels.max())
         if highest >= logits.shape[1]:  # on a GPU the loss itself would bring the process down
             raise InputError(f"labels are below the model's {logits.shape[1]} outputs", f"found {highest}")
@@ -180,9 +182,17 @@ def _accuracy(model: nn.Module, test: Labelled, place: torch.device) -> float:
     with torch.no_grad():
         for inputs, labels in test.batches(512, device=place) if isinstance(test, Images) else test:
             labels = labels.to(place)
-            right += int((_logits(model(inputs.to(place)), labels).argmax(1) == labels).sum())
+            right += int((_logits(_given(model, inputs.to(place)), labels).argmax(1) == labels).sum())
             samples += len(labels)
     return right / samples if samples else math.nan
+
+
+def _given(model: nn.Module, inputs: Tensor) -> Any:
+    try:
+        return model(inputs)
+    except Exception as error:
+        blame(error, model, inputs)
+        raise
 
 
 def _logits(output: Any, labels: Tensor) -> Float[Tensor, "batch classes"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cofire.batches import check_iterable, fingerprints
+from cofire.batches import check_iterable, fingerprints, firsts
 from cofire.detection import auroc_difference
 from cofire.doubts import Doubts
 from cofire.errors import CofireWarning, InputError, checked_seed
@@ -38,6 +38,7 @@ def trust(
     unless a logistic regression on five scores of the outputs, the predicted class and three signs of each layer's firing
     pattern beats it significantly: the 95 % interval of the gain in AUROC on the validation data, in five parts of which each
     is scored by a head fitted on the other four, lies above 0. Beside it stands the control, the same without the firing.
+    Validation samples that come more than once count once.
 
     Source:
         Ours; MSP is Hendrycks and Gimpel 2017, the test DeLong's (1988).
@@ -81,8 +82,9 @@ def trust(
     seen: list[int] = []
     theirs: list[int] = []
     with Reader(model, stats, list(likelihoods), device) as reader:
-        doubts = Doubts.fitted(likelihoods, _noted(reader.over(batches, "training data", progress), seen))
+        doubts = Doubts.fitted(likelihoods, _noted(reader.over(batches, "batches", progress), seen))
         signs = doubts.signs(_noted(reader.over(validation, "validation", progress), theirs))
+        form = reader.form
     known = set(seen)
     both = sum(mark in known for mark in theirs)
     if both:
@@ -92,10 +94,15 @@ def trust(
             CofireWarning,
             stacklevel=2,
         )
+    places = torch.tensor(firsts(theirs))
+    if len(places) < len(theirs):
+        said = f"{len(theirs) - len(places):,} of {len(theirs):,} validation samples are there already: each counts once"
+        warnings.warn(said, CofireWarning, stacklevel=2)
+        signs = signs.at(places)
     if endless := int((~signs.outputs.isfinite()).any(1).sum()):
         raise InputError(
             "the model's two largest class scores must be finite",
-            f"they are not for {endless:,} of {len(theirs):,} validation samples",
+            f"they are not for {endless:,} of {len(places):,} validation samples",
         )
     missing, lopsided = lacking(signs.labels, stats.class_counts)
     if lopsided:
@@ -118,7 +125,7 @@ def trust(
         head = Head.fitted(columns, ~wrong)
         if auroc_difference(-scores[HEAD], -scores["msp"], wrong)[1] > 0:
             answer, final = HEAD, head(columns)
-    return Trust(model, stats, doubts, head, answer, scores, wrong, final, at, device)
+    return Trust(model, stats, doubts, head, answer, scores, wrong, final, places, form, at, device)
 
 
 def _noted(readings: Iterable[Reading], marks: list[int]) -> Iterator[Reading]:

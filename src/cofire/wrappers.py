@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cofire.errors import ModelError
+from cofire.errors import InputError, ModelError
 
 __all__ = ["called", "clean_name", "device_of", "evaluating", "unwrap"]
 
@@ -46,9 +46,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def device_of(model: nn.Module, device: Any = None) -> torch.device:
-    """The device that was asked for, else that of the model's first parameter, else the CPU."""
+    """The device that was asked for, else that of the model's first parameter, else the CPU.
+
+    Raises:
+        InputError: A device that PyTorch does not know or has not got here.
+    """
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, TypeError, AssertionError) as error:  # the last where PyTorch was built without CUDA
+            said = str(error).partition("\n")[0].rstrip(".")
+            raise InputError("device must be one that PyTorch has here", f"found {device!r} ({said})") from error
     first = next(iter(model.parameters()), None)
     return first.device if first is not None else torch.device("cpu")
 

@@ -91,9 +91,17 @@ def model(
             "or a file ending in .pt2",
             f"found {name!r}",
         )
+    if name.endswith(".pt2") or prefix not in ("fcnn", "zoo", "torchvision", "timm"):
+        _check_as_made(name, classes=classes, channels=channels, size=size)
     if weights is not None:
         load_weights(net, weights, ignore=ignore)
     return net.eval()
+
+
+def _check_as_made(name: str, **asked: int | None) -> None:
+    found = [f"{what}={value}" for what, value in asked.items() if value is not None]
+    if found:
+        raise InputError(f"{name} is taken as it is made", f"found {', '.join(found)}", "Change it where it is made.")
 
 
 def _fcnn_spec(name: str, classes: int | None, channels: int | None, size: int | None, seed: int | None) -> nn.Module:
@@ -169,6 +177,8 @@ def _called(module: str, attribute: str, seed: int | None) -> nn.Module:
             f"there is no module {error.name!r}",
             f"Run: pip install 'cofire[{_EXTRAS[missing]}]'."
             if missing in _EXTRAS
+            else "A module is named without .py."
+            if module.endswith(".py")
             else f"Looked in {here} and the Python path; a prefix is zoo:, fcnn:, torchvision: or timm:.",
         ) from error
     except CofireError:

@@ -74,5 +74,9 @@ def boost(
         typer.echo(f"- {word}")
     write_results(frame, table, "a table of gains", boosted, out, "boost")
     if report is not None:
-        page.write(loaded, report, title=f"Boost of {model}", command=command(), seed=seed, boost=boosted)
+        notes = (
+            f"The section Boost is what it is about: fitted to {batches.dataset}, judged by {len(validation.dataset):,} of the "
+        )
+        notes += f"{len(validation.dataset) + len(test.dataset):,} test samples, and measured on the others."
+        page.write(loaded, report, title=f"Boost of {model}", command=command(), seed=seed, notes=notes, boost=boosted)
         typer.echo(f"report written to {report}")

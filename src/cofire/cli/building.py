@@ -93,7 +93,8 @@ def train(
         seed=seed, checkpoints=checkpoints, augment=augment, device=device,
     )  # fmt: skip
     save_weights(net, out, {"model": model, "data": data, "seed": seed, "epochs": epochs, "command": command()})
-    typer.echo(f"accuracy: train {history.train_accuracy[-1]:.2%}, test {history.test_accuracy[-1]:.2%}; weights in {out}")
+    trained = f"train {history.train_accuracy[-1]:.2%} while the last epoch ran, " if epochs else ""
+    typer.echo(f"accuracy: {trained}test {history.test_accuracy[-1]:.2%}; weights in {out}")
 
 
 @app.command(
@@ -123,9 +124,7 @@ def record(
     with processes() as (rank, world):
         source = DataSource(data, split, data_root, size, channels, limit, seed, shuffle_labels, cache, download)
         images = source.load()
-        net = ModelSource(model, weights, classes, seed).build(images)
-        if device is not None:
-            net = net.to(device)
+        net = ModelSource(model, weights, classes, seed).build(images, device)
         stats = room(
             net, share(images, rank, world).batches(batch_size, normalize=normal(normalize)), layers, pool, threshold,
             bins, top, levels=levels, histograms=histograms, memory=memory, cofiring=cofiring, progress=rank == 0,

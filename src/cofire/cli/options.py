@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cofire.cli.outputs import PAGES, TABLES, output
+from cofire.cli.outputs import PAGES, TABLES, Application, output
 from cofire.version import __version__
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
     "write_results",
 ]
 
-app = typer.Typer(
+app = Application(
     name="cofire",
     help="Which neurons of a classifier fire for which class, and what that says about the classifier.",
     no_args_is_help=True,
@@ -67,7 +67,7 @@ Split = Annotated[str, typer.Option(help="train, test, or what else the data has
 Root = Annotated[Path | None, typer.Option("--data-root", help="Folder of the data sets; else COFIRE_DATA, else ./data.")]
 Size = Annotated[int | None, typer.Option(help="Resize pictures to this many pixels a side.")]
 Channels = Annotated[int | None, typer.Option(help="3 repeats grey, 1 makes grey.")]
-Limit = Annotated[int | None, typer.Option(help="Take this many pictures, equally from all classes.")]
+Limit = Annotated[int | None, typer.Option(help="Take this many pictures of each split, equally from all classes.")]
 Normalize = Annotated[str | None, typer.Option(help="'imagenet' takes off its mean and divides by its deviation.")]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download the data.")]
 Cache = Annotated[Path | None, typer.Option(help="Keep decoded pictures in this folder.")]
@@ -129,9 +129,9 @@ def write_results(frame, table: Path | None, what: str, result, out: Path | None
     """Write a table and a result where files for them were named, and say so."""
     from cofire.export import write_frame
 
-    if table is not None:
-        write_frame(frame, table, what)
-        typer.echo(f"table written to {table}")
     if out is not None:
         result.save(out)
         typer.echo(f"{name} written to {out}")
+    if table is not None:
+        write_frame(frame, table, what)
+        typer.echo(f"table written to {table}")

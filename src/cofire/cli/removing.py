@@ -72,9 +72,7 @@ def ablate(
 
     source = DataSource(data, "train", data_root, size, channels, limit, seed, False, cache, download)
     test = DataSource(data, "test", data_root, size, channels, limit, seed, False, cache, download).load()
-    net = ModelSource(model, weights, classes, seed).build(test)
-    if device is not None:
-        net = net.to(device)
+    net = ModelSource(model, weights, classes, seed).build(test, device)
     norm = normal(normalize)
     loaded = load(stats) if stats is not None else reader(net, source.load().batches(256, normalize=norm), covariance=True)
     curves = curves_of(

@@ -63,6 +63,7 @@ def trust(
     found = room(net, batches, loaded, validation=unseen, layers=layers, at=at, seed=seed)
     frame = found.frame()
     typer.echo(frame[_SHOWN].round(4).to_string(index=False))
+    typer.echo("All from 0 to 1. auroc: pairs of a wrong and a right prediction that a score ranks rightly; gain: over MSP.")
     typer.echo(f"\n{found}\n\nError rate when only the most trusted predictions are given:")
     curve = found.risk_coverage()
     for coverage in _COVERAGES:
@@ -73,11 +74,12 @@ def trust(
         return
     seen = familiarity(loaded, net, unseen, layers=layers, at=at, device=device)
     if doubtful:
-        typer.echo("\nThe most doubtful predictions:")
-    for sample in found.final.sort(stable=True).indices[:doubtful].tolist():
+        typer.echo("\nThe most doubtful predictions, the least trusted first; a report shows the least familiar ones:")
+    for sample in found.places[found.final.sort(stable=True).indices[:doubtful]].tolist():
         said = str(seen.explain(sample)).removeprefix(f"Sample {sample} ")
         typer.echo(f"  {validation} {sample}, labelled {held.classes[int(held.labels[sample])]!r}, {said}")
     if report is not None:
         title = f"Trust in {model}"
-        page.write(loaded, report, title=title, command=command(), seed=seed, trust=found, familiar=(seen, held))
+        notes = f"The section Trust is what it is about: fitted to and judged on {held}. Statistics are of other data."
+        page.write(loaded, report, title=title, command=command(), seed=seed, notes=notes, trust=found, familiar=(seen, held))
         typer.echo(f"report written to {report}")

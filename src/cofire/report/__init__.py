@@ -13,11 +13,13 @@ from cofire.errors import InputError
 from cofire.familiarities import Familiarity
 from cofire.files import atomic
 from cofire.images import Images
+from cofire.orders import check_statistics
 from cofire.report.contents import Payload, payload, twin
 from cofire.report.page import assembled
 from cofire.selective import Trust
 from cofire.stats import FiringStats, check_kind
 from cofire.trajectories import Trajectory
+from cofire.weights import digest
 
 __all__ = ["Payload", "payload", "twin", "write"]
 
@@ -80,6 +82,11 @@ def write(
     for name, value, kind in given:
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} must hold a cofire.{kind.__name__}", f"found {type(value).__name__}")
+    if familiar is not None and not (isinstance(familiar, Sequence) and len(familiar) == 2 and isinstance(familiar[1], Images)):
+        raise InputError("familiar must be a cofire.Familiarity and the pictures that it is of", "found no cofire.Images")
+    for fitted in (boost, trust):
+        if fitted is not None:
+            check_statistics(stats, digest(fitted.model))
     path = Path(path)
     numbers = path.with_suffix(".json")
     if numbers == path:

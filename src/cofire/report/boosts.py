@@ -14,7 +14,7 @@ METHODS = {
     "inputs": "Logistic regression on the inputs, beside the scores. As good: no net is needed.",
     "last hidden layer": "The linear probe, beside the scores. As good: one layer is enough.",
     "all hidden layers by gradients": "Logistic regression on all hidden units: what the closed form is to reach.",
-    "random labels": "The closed form with labels drawn at random: what held-out samples alone give.",
+    "random labels": "The closed form with labels drawn at random: what choosing on held-out samples alone gives.",
     "paper": "The auxiliary net of the paper, on the model's probabilities and the firing pattern.",
     "paper: predictions only": "The same net without the firing pattern. As good: the pattern has no part in it.",
     "paper: permuted units": "The same net with units in another order. As good: which unit fires has no part in it.",

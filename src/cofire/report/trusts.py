@@ -73,7 +73,7 @@ def unusual_contents(seen: Familiarity, images: Images) -> tuple[dict[str, Any],
         {
             "sample": said.sample, "predicted": said.predicted, "true": images.classes[int(images.labels[said.sample])],
             "familiarity": said.score, "suits": list(said.suits.values()), "words": str(said),
-            "disagree": [layer for layer, suits in said.suits.items() if suits != said.predicted],
+            "disagree": [layer for layer in said.suits if layer not in said.agree],
         }
         for said in explained
     ]  # fmt: skip

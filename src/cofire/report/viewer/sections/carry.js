@@ -227,7 +227,7 @@ export function draw(container, data) {
       h(
         "p",
         { class: "absent" },
-        "There is nothing to compare with: the report was made without test statistics. Give them with test= in Python or --test on the command line.",
+        "There is nothing to compare with: the report was made without statistics of test data. cofire.report.write takes them as test=, and cofire report as --test.",
       ),
     );
     const own = data.meta.overview.accuracy;
@@ -236,7 +236,7 @@ export function draw(container, data) {
         h(
           "p",
           { class: "note" },
-          `On the ${count(data.meta.overview.samples)} recorded samples, accuracy is ${percent(own)}; how it is elsewhere these numbers cannot say.`,
+          `On the ${count(data.meta.overview.samples)} recorded samples, accuracy is ${percent(own)}; their statistics cannot say how it is on others.`,
         ),
       );
     return;
