@@ -72,6 +72,8 @@ def test_boost_and_trust_write_what_they_find_into_reports(here):
     assert said.endswith("boost written to b.safetensors\ntable written to gains.csv\nreport written to boost.html\n")
     numbers = json.loads((here / "boost.json").read_text())
     assert numbers["title"] == "Boost of fcnn:64-32-10"
+    said_of = "It is fitted to 1,437 pictures of digits train; 180 of its test pictures decide how much of it is taken, and 180 others"
+    assert said_of in numbers["notes"]
     assert [row["method"] for row in numbers["boost"]["rows"]] == pd.read_csv("gains.csv")["method"].tolist()
     assert all(f"- {word}\n" in said for word in numbers["boost"]["words"])
     assert numbers["trust"] is None
@@ -81,6 +83,7 @@ def test_boost_and_trust_write_what_they_find_into_reports(here):
     assert "doubtful" not in said
     numbers = json.loads((here / "trust.json").read_text())
     assert numbers["trust"]["words"] in said
+    assert "It is fitted to and judged on the 360 pictures of digits test" in numbers["notes"]
     assert [row["auroc"] for row in numbers["trust"]["scores"]] == pytest.approx(pd.read_csv("scores.csv")["auroc"], rel=1e-5)
     assert len(numbers["unusual"]["rows"]) == 24
     assert numbers["boost"] is None

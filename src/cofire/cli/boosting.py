@@ -74,9 +74,9 @@ def boost(
         typer.echo(f"- {word}")
     write_results(frame, table, "a table of gains", boosted, out, "boost")
     if report is not None:
-        notes = (
-            f"The section Boost is what it is about: fitted to {batches.dataset}, judged by {len(validation.dataset):,} of the "
-        )
-        notes += f"{len(validation.dataset) + len(test.dataset):,} test samples, and measured on the others."
+        held_out, measured = len(validation.dataset), len(test.dataset)
+        notes = f"The section Boost is what this page is about. It is fitted to {len(batches.dataset):,} pictures of "
+        notes += f"{batches.dataset.name} train; {held_out:,} of its test pictures decide how much of it is taken, and "
+        notes += f"{measured:,} others measure it. The other sections are of the statistics."
         page.write(loaded, report, title=f"Boost of {model}", command=command(), seed=seed, notes=notes, boost=boosted)
         typer.echo(f"report written to {report}")

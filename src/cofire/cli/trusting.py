@@ -63,7 +63,10 @@ def trust(
     found = room(net, batches, loaded, validation=unseen, layers=layers, at=at, seed=seed)
     frame = found.frame()
     typer.echo(frame[_SHOWN].round(4).to_string(index=False))
-    typer.echo("All from 0 to 1. auroc: pairs of a wrong and a right prediction that a score ranks rightly; gain: over MSP.")
+    typer.echo(
+        "auroc: the share of pairs of a wrong and a right prediction that a score ranks rightly; gain: its lead over MSP;"
+    )
+    typer.echo("fpr95: of the right ones refused where 95 % of the wrong ones are; aurc, augrc: mean risk, lower is better.")
     typer.echo(f"\n{found}\n\nError rate when only the most trusted predictions are given:")
     curve = found.risk_coverage()
     for coverage in _COVERAGES:
@@ -80,6 +83,7 @@ def trust(
         typer.echo(f"  {validation} {sample}, labelled {held.classes[int(held.labels[sample])]!r}, {said}")
     if report is not None:
         title = f"Trust in {model}"
-        notes = f"The section Trust is what it is about: fitted to and judged on {held}. Statistics are of other data."
+        notes = "The section Trust is what this page is about. It is fitted to and judged on the "
+        notes += f"{len(held):,} pictures of {held.name} {held.part}; the other sections are of the statistics."
         page.write(loaded, report, title=title, command=command(), seed=seed, notes=notes, trust=found, familiar=(seen, held))
         typer.echo(f"report written to {report}")
