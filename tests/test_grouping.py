@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import cofire
 from cofire.batches import Batch
 from cofire.cli import app
-from cofire.errors import InputError, ModelError, WeightsError
+from cofire.errors import CofireWarning, InputError, ModelError, WeightsError
 from cofire.grouping import groups_of
 from cofire.pruning import accuracy_of
 from cofire.weights import save_weights
@@ -384,7 +384,8 @@ def test_means_and_gradients_are_asked_for():
 def test_the_command_prunes_a_convolutional_net(tmp_path):
     out = tmp_path / "small.safetensors"
     words = "prune zoo:resnet18_cifar --data digits --channels 3 --size 8 --limit 30 --keep 0.5 --layers layer1.0.relu --by std"
-    done = CliRunner().invoke(app, [*words.split(), "-o", str(out)])
+    with pytest.warns(CofireWarning, match="no --weights: .* with random weights unless it brings its own"):
+        done = CliRunner().invoke(app, [*words.split(), "-o", str(out)])
     assert done.exit_code == 0, done.output
     rows = {line.split()[0]: line.split() for line in done.output.splitlines() if line.strip().startswith(("before", "after"))}
     before, after = (int(rows[what][1].replace(",", "")) for what in ("before", "after"))

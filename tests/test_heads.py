@@ -12,7 +12,7 @@ import cofire
 from cofire.attention import head_count, head_sizes
 from cofire.batches import as_batch
 from cofire.cli import app
-from cofire.errors import InputError, LayerError, ModelError
+from cofire.errors import CofireWarning, InputError, LayerError, ModelError
 from cofire.heads import heads_of
 from cofire.orders import eliminate, eliminate_blocks
 from cofire.plans import Plan
@@ -439,7 +439,8 @@ def test_wrong_input(options, words):
 def test_the_command_removes_heads(tmp_path):
     out = tmp_path / "small.safetensors"
     words = "prune timm:test_vit --data digits --channels 3 --size 160 --limit 20 --keep 0.5 --layers blocks.0.attn --heads"
-    done = CliRunner().invoke(app, [*words.split(), "-o", str(out)])
+    with pytest.warns(CofireWarning, match="no --weights: .* with random weights unless it brings its own"):
+        done = CliRunner().invoke(app, [*words.split(), "-o", str(out)])
     assert done.exit_code == 0, done.output
     loaded = cofire.load_pruned(cofire.zoo.model("timm:test_vit", classes=10), out)
     assert [block.attn.num_heads for block in loaded.blocks] == [1] + [2] * 5

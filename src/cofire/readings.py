@@ -240,7 +240,7 @@ def scores_in(output: Any, form: str) -> Tensor:
         output: The model's output.
         form: What it holds, by :func:`form_of`.
 
-    >>> scores_in(torch.tensor([[0.25, 0.75]]), "probabilities").softmax(1).tolist()
+    >>> scores_in(torch.tensor([[0.25, 0.75]]), "probabilities").exp().round(decimals=4).tolist()
     [[0.25, 0.75]]
     """
     logits = logits_of(output)
