@@ -904,6 +904,31 @@ def test_texts_of_different_lengths_have_controls_but_that_of_the_inputs():
     assert "inputs" in set(alike.summary().method)
 
 
+class Spelled(nn.Module):
+    """Words as they are written, without a tensor among the inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.fc1, self.relu, self.fc2 = nn.Embedding(26, 16), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 3)
+
+    def forward(self, words):
+        letters = torch.tensor([[ord(letter) - ord("a") for letter in word] for word in words])
+        return self.fc2(self.relu(self.fc1(self.embed(letters).mean(1))))
+
+
+def test_inputs_without_a_tensor_are_different_ones():
+    lots = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net, letters = Spelled(), torch.randint(10, (1200, 6), generator=lots)
+    labels = ((letters == 0).sum(1) + 2 * (letters == 1).sum(1)) % 3
+    words = ["".join(chr(ord("a") + letter) for letter in row) for row in letters.tolist()]
+    parts = [({"words": words[at : at + 100]}, labels[at : at + 100]) for at in range(0, 1200, 100)]
+    stats = cofire.record(net, parts[:6], progress=False)
+    better = cofire.boost(net, parts[:6], stats, validation=parts[6:], controls=False, progress=False)
+    assert better.gained
+    assert len(cofire.trust(net, parts[:6], stats, validation=parts[6:]).wrong) == 600
+
+
 class Stores(Damaged):
     """A module that holds its last output, which cannot be copied."""
 

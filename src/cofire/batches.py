@@ -313,13 +313,34 @@ def fingerprints(inputs: Any) -> list[int]:
     >>> a, b, c = fingerprints(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
     >>> a == c, a == b
     (True, False)
+    >>> len(set(fingerprints({"text": ["yes", "no"], "length": torch.tensor([3, 3])})))
+    2
     """
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     digests = [0] * (samples_in(inputs) or 0)
     for tensor in _tensors(inputs):
         if len(tensor) == len(digests):
             digests = [hash((before, bytes(row))) for before, row in zip(digests, _rows(tensor, mask), strict=True)]
+    for value in inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ():
+        if isinstance(value, tuple | list) and len(value) == len(digests) and all(isinstance(text, str) for text in value):
+            digests = [hash((before, text)) for before, text in zip(digests, value, strict=True)]
     return digests
+
+
+def marks_of(inputs: Any, samples: int, data: str, before: int) -> list[int]:
+    """Fingerprints of the samples of a batch; of inputs without a tensor, which cannot be compared, one for each place.
+
+    Args:
+        inputs: A model's inputs.
+        samples: How many there are.
+        data: What the data set is called.
+        before: How many came before them.
+
+    >>> len(set(marks_of(["a", "b", "a"], 3, "test", 0)))
+    3
+    """
+    found = fingerprints(inputs) if samples_in(inputs) == samples else []
+    return found or [hash((data, before + place)) for place in range(samples)]
 
 
 def firsts(marks: Sequence[int]) -> list[int]:

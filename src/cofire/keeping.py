@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from cofire.batches import fingerprints, firsts
+from cofire.batches import firsts, marks_of
 from cofire.errors import InputError
 from cofire.hidden import Columns
 from cofire.readings import Reader, Reading
@@ -80,7 +80,7 @@ class Rows:
         """All that the model shows of each batch, read anew, beside its part."""
         found: list[int] = []
         for reading in self.reader.over(self.batches, self.what, self.progress):
-            found += (new := fingerprints(reading.inputs))
+            found += (new := marks_of(reading.inputs, len(reading), self.what, len(found)))
             if self.order and self.fixed and new != self.order[len(found) - len(new) : len(found)]:
                 raise self._moved()
             rows = self.columns.of(self.columns.plain(reading.units, reading.firing))

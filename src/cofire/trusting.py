@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cofire.batches import check_iterable, fingerprints, firsts
+from cofire.batches import check_iterable, firsts, marks_of
 from cofire.detection import auroc_difference
 from cofire.doubts import Doubts
 from cofire.errors import CofireWarning, InputError, checked_seed
@@ -82,8 +82,8 @@ def trust(
     seen: list[int] = []
     theirs: list[int] = []
     with Reader(model, stats, list(likelihoods), device) as reader:
-        doubts = Doubts.fitted(likelihoods, _noted(reader.over(batches, "batches", progress), seen))
-        signs = doubts.signs(_noted(reader.over(validation, "validation", progress), theirs))
+        doubts = Doubts.fitted(likelihoods, _noted(reader.over(batches, "batches", progress), seen, "batches"))
+        signs = doubts.signs(_noted(reader.over(validation, "validation", progress), theirs, "validation"))
         form = reader.form
     known = set(seen)
     both = sum(mark in known for mark in theirs)
@@ -128,10 +128,10 @@ def trust(
     return Trust(model, stats, doubts, head, answer, scores, wrong, final, places, form, at, device)
 
 
-def _noted(readings: Iterable[Reading], marks: list[int]) -> Iterator[Reading]:
+def _noted(readings: Iterable[Reading], marks: list[int], data: str) -> Iterator[Reading]:
     """The readings as they are, the fingerprints of their inputs put aside."""
     for reading in readings:
-        marks.extend(fingerprints(reading.inputs))
+        marks.extend(marks_of(reading.inputs, len(reading), data, len(marks)))
         yield reading
 
 
