@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 import cofire
-from cofire.cli import app, run
-from cofire.errors import CofireWarning
+from cofire.cli import app, outputs, run
+from cofire.errors import CofireWarning, InputError
+from cofire.export import write_frame, write_graph
+from cofire.plots import form_of
 
 
 @pytest.fixture
@@ -87,6 +89,29 @@ def test_boost_and_trust_write_what_they_find_into_reports(here):
     assert [row["auroc"] for row in numbers["trust"]["scores"]] == pytest.approx(pd.read_csv("scores.csv")["auroc"], rel=1e-5)
     assert len(numbers["unusual"]["rows"]) == 24
     assert numbers["boost"] is None
+
+
+def test_statistics_of_other_data_and_a_report_of_another_model_are_said(here):
+    command("train", "fcnn:64-8-10", "--epochs", 1, "-o", "w.safetensors")
+    command("record", "fcnn:64-8-10", "--weights", "w.safetensors", "--shuffle-labels", "-o", "mixed.stats")
+    with pytest.warns(
+        CofireWarning, match="mixed.stats is of 'digits mixed', not of 'digits': what follows rests on statistics"
+    ):
+        command("boost", "fcnn:64-8-10", "--weights", "w.safetensors", "--stats", "mixed.stats", "--no-controls")
+    digits = cofire.data.load("digits")
+    net, other = cofire.zoo.model("fcnn:64-8-10", seed=1), cofire.zoo.model("fcnn:64-8-10", seed=2)
+    stats, parts = cofire.record(net, digits.batches(), progress=False), list(digits.batches(700))
+    better = cofire.boost(net, parts[:1], stats, validation=parts[1:], controls=False, progress=False)
+    with pytest.raises(InputError, match="statistics must be of this model"):
+        cofire.report.write(cofire.record(other, digits.batches(), progress=False), "r.html", boost=better)
+
+
+def test_endings_are_those_that_are_written(here):
+    for ending in outputs.TABLES:
+        write_frame(pd.DataFrame({"a": [1]}), here / f"a{ending}", "a table")
+    assert [form_of(f"a{ending}") for ending in outputs.PICTURES] == ["pdf", "svg", "png"]
+    with pytest.raises(InputError, match=f"a graph is written as {' or '.join(outputs.GRAPHS)}; found"):
+        write_graph(None, here / "a.dot")
 
 
 def test_a_warning_is_said_once_in_a_command(monkeypatch, capsys):

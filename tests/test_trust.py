@@ -24,6 +24,7 @@ from cofire.cli import app
 from cofire.detection import auroc
 from cofire.doubts import Doubts
 from cofire.errors import CofireWarning, FileError, InputError, LayerError
+from cofire.familiarities import Explanation
 from cofire.likelihoods import Likelihood, share_above
 from cofire.readings import Reader
 from cofire.selective import CONTROL, HEAD, Head
@@ -306,6 +307,14 @@ def test_an_explanation_in_words():
         "Sample 1 is predicted 'cat'. 1 of 1 layers fire most like that class. No unit is unexpected for 'cat'."
     )
     assert list(seen.frame().columns) == ["predicted", "familiarity", "agreeing_layers", "unexpected_units", "0"]
+
+
+def test_an_explanation_above_the_mean_does_not_speak_of_firing():
+    said = Explanation(0, "cat", 0.0, {"a": "cat"}, [("a", 1, True, 0.001), ("a", 2, False, 0.999)], ["a"], "mean")
+    assert str(said) == (
+        "Sample 0 is predicted 'cat'. 1 of 1 layers fire most like that class. 1 unit is above its mean though fewer than 1 % of "
+        "'cat' samples lift it above: a[1]. 1 unit is not above its mean though more than 99 % lift it above: a[2]."
+    )
 
 
 def test_convolutions_fire_by_their_pooled_value():

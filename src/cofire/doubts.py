@@ -1,7 +1,7 @@
 """What a model's outputs and its layers' firing patterns say of each prediction: the numbers that trust is made of."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -36,8 +36,7 @@ class Signs:
 
     def at(self, places: Int[Tensor, " some"]) -> "Signs":
         """Those of some of the predictions."""
-        return Signs(self.outputs[places], self.firing[places], self.familiarity[places], self.predicted[places],
-                     self.labels[places])  # fmt: skip
+        return Signs(*(getattr(self, each.name)[places] for each in fields(self)))
 
     def control(self, classes: int) -> Float[Tensor, "samples columns"]:
         """What can be said without any firing: the outputs, and the predicted class as zeros and ones."""

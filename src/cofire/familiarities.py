@@ -136,15 +136,18 @@ class Explanation:
         silent = [(name, unit) for name, unit, fires, _ in self.units if not fires]
         if not self.units:
             return text + f" No unit is unexpected for {self.predicted!r}."
-        means = self.at == "mean"
+        fires, quiet, makes = ("fires", "fire"), ("is silent", "are silent"), ("make {}", "make {} fire")
+        if self.at == "mean":
+            fires, quiet = (
+                ("is above its mean", "are above their means"),
+                ("is not above its mean", "are not above their means"),
+            )
+            makes = ("lift {} above", "lift {} above")
         if fire:
-            text += f" {_counted(fire, ('is above its mean', 'are above their means') if means else ('fires', 'fire'))} though "
-            text += f"{'in ' * means}fewer than 1 % of {self.predicted!r} samples "
-            text += f"{_they(fire, ('is', 'are')) if means else 'make ' + _them(fire)}: {_some(fire)}."
+            caused = makes[0].format(_them(fire))
+            text += f" {_counted(fire, fires)} though fewer than 1 % of {self.predicted!r} samples {caused}: {_some(fire)}."
         if silent:
-            below = ("is not above its mean", "are not above their means") if means else ("is silent", "are silent")
-            text += f" {_counted(silent, below)} though {'in ' * means}more than 99 % "
-            text += f"{_they(silent, ('is', 'are')) if means else 'make ' + _them(silent) + ' fire'}: {_some(silent)}."
+            text += f" {_counted(silent, quiet)} though more than 99 % {makes[1].format(_them(silent))}: {_some(silent)}."
         return text
 
 
@@ -158,10 +161,6 @@ def _counted(units: list, verb: tuple[str, str]) -> str:
 
 def _them(units: list) -> str:
     return "it" if len(units) == 1 else "them"
-
-
-def _they(units: list, verb: tuple[str, str]) -> str:
-    return f"it {verb[0]}" if len(units) == 1 else f"they {verb[1]}"
 
 
 def _some(units: list[tuple[str, int]]) -> str:
@@ -190,7 +189,7 @@ def familiarity(
         stats: Statistics of the model, by default its training data's.
         model: The model.
         batch: Inputs, (inputs, labels), or an iterable of either. Labels are not used, and may be of other classes. A tuple of
-            tensors is one batch of a model with several inputs, a list of them is batches.
+            tensors is one batch of a model with several inputs, a list of pictures or other numbers is batches.
         layers: Layers to read; by default all that the statistics hold.
         at: "threshold", or "mean": a unit fires above its own mean, for layers in which nearly all units always fire, as
             with convolutions whose positions are pooled.

@@ -48,6 +48,8 @@ class Rows:
         self.reader, self.batches, self.columns, self.what, self.progress = reader, batches, columns, what, progress
         self.order: list[int] = []
         """Fingerprints of the samples, as they came when all of them were first read."""
+        self.first: Int[Tensor, " different"] = torch.empty(0, dtype=torch.int64)
+        """Where each of the different samples came first, likewise."""
         self.fixed = True
         """Whether they must come so again."""
         self._kept: list[Part] | None = None
@@ -56,11 +58,6 @@ class Rows:
     def fingerprints(self) -> set[int]:
         """Of the samples."""
         return set(self.order)
-
-    @property
-    def first(self) -> Int[Tensor, " different"]:
-        """Where each of the different samples came first."""
-        return torch.tensor(firsts(self.order))
 
     def __iter__(self) -> Iterator[Part]:
         if self._kept is not None:
@@ -89,7 +86,8 @@ class Rows:
             yield reading, Part(rows, reading.logits.clone(), reading.labels)  # they may be a small part of a large output
         if self.order and self.fixed and len(found) != len(self.order):
             raise self._moved()
-        self.order = self.order or found
+        if not self.order:
+            self.order, self.first = found, torch.tensor(firsts(found))
 
     def _moved(self) -> InputError:
         return InputError(

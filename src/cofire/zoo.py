@@ -73,6 +73,7 @@ def model(
     prefix, _, rest = name.partition(":")
     ignore: tuple[str, ...] = ()
     if name.endswith(".pt2"):
+        _check_as_made(name, classes=classes, channels=channels, size=size)
         net = _exported(Path(name))
     elif prefix == "fcnn" or name.startswith("zoo:fcnn:"):
         net = _fcnn_spec(name, classes, channels, size, seed)
@@ -84,6 +85,7 @@ def model(
     elif prefix == "timm":
         net = _timm(rest, classes, channels, size, seed)
     elif rest:
+        _check_as_made(name, classes=classes, channels=channels, size=size)
         net = _called(prefix, rest, seed)
     else:
         raise ModelError(
@@ -91,8 +93,6 @@ def model(
             "or a file ending in .pt2",
             f"found {name!r}",
         )
-    if name.endswith(".pt2") or prefix not in ("fcnn", "zoo", "torchvision", "timm"):
-        _check_as_made(name, classes=classes, channels=channels, size=size)
     if weights is not None:
         load_weights(net, weights, ignore=ignore)
     return net.eval()
