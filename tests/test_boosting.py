@@ -326,7 +326,7 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
 @pytest.mark.parametrize("samples", [40, 300])
 def test_several_ridges_at_once_are_those_one_by_one(samples):
     lots = torch.Generator().manual_seed(3)
-    x, y = torch.randn(samples, 70, generator=lots), torch.randint(4, (samples,), generator=lots)
+    x, y = torch.randn(samples, 70, generator=lots).double(), torch.randint(4, (samples,), generator=lots)
     sums, start = Sums(70, 4), torch.randn(71, 4, generator=lots).double()
     sums.update(x, torch.randn(samples, 4, generator=lots), y)
     for before in (None, start):
@@ -348,7 +348,7 @@ def test_other_weights_of_the_same_samples_need_no_new_products(samples):
     corrector.forget()
     wanted = Corrector(new)(1e-2)
     others, found = Corrector(old)(1e-2), Corrector(new, corrector)(1e-2)
-    assert float((found - wanted).norm() / wanted.norm()) < 1e-4  # rows are float32
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4  # products of more rows are float32
     assert float((others - wanted).norm() / wanted.norm()) > 0.1
 
 
@@ -385,6 +385,28 @@ def test_fewer_samples_than_features_are_solved_for_as_exactly_as_rounding_allow
         penalised = torch.tensor([[ridge]] * 900 + [[0.0]], dtype=torch.float64)
         left = full.T @ (weight[:, None] * (full @ (found - start))) / 200 + penalised * found - gradient / 200
         assert float(left.norm() / gradient.norm() * 200) < 1e-4
+
+
+def test_a_ridge_near_the_rounding_of_float32_products_has_exact_ones(monkeypatch):
+    lots = torch.Generator().manual_seed(8)
+    x = 30 + torch.randn(100, 400, generator=lots)  # as where statistics are of other data
+    z, y = torch.randn(100, 3, generator=lots), torch.randint(3, (100,), generator=lots)
+    sums, wanted = Sums(400, 3), Sums(400, 3)
+    sums.update(x, z, y)
+    wanted.update(x.double(), z, y)
+
+    def off(ridge):
+        corrector, exact = Corrector(sums), Corrector(wanted)(ridge)
+        assert corrector.few.rows.dtype == torch.float32
+        found = corrector(ridge)
+        assert (corrector.few.rows.dtype == torch.float64) == (ridge < 1)
+        return float((found - exact).norm() / exact.norm())
+
+    assert off(100.0) < 1e-4
+    assert off(4e-5) < 1e-12
+    monkeypatch.setattr("cofire.residuals._EXACT", 0.0)
+    found, exact = (Corrector(each)(4e-5) for each in (sums, wanted))
+    assert float((found - exact).norm() / exact.norm()) > 1e-4
 
 
 def test_ten_thousand_features_of_few_samples():
@@ -1223,7 +1245,7 @@ def test_many_units_become_few_sums_with_random_signs(tmp_path):
     assert torch.bincount(place).tolist() == [4] * 6
     numbers = torch.randn(5, 24)
     by_hand = torch.stack([(numbers * sign)[:, place == each].sum(1) for each in range(6)], 1)
-    assert torch.allclose(columns.of(numbers), by_hand, atol=1e-6)
+    assert torch.allclose(columns.hashed(numbers), by_hand, atol=1e-6)
     assert not torch.equal(place, columns_of(stats, list(stats), 6, seed=1).hashing.place)
     better.save(tmp_path / "b.safetensors")
     assert torch.equal(cofire.load_boosted(net, tmp_path / "b.safetensors")(x), better(x))
@@ -1239,7 +1261,7 @@ def test_a_folded_head_of_sums_gives_the_scores_of_the_fit():
     head = Rereading.of(stack, columns, weights, torch.float32)
     with Reader(net, stats) as reader:
         reading = reader.unlabelled(x)
-    rows = columns.of(columns.plain(reading.units, reading.firing)).double()
+    rows = columns.of(reading.units, reading.firing).double()
     wanted = stack(reading.logits, [rows @ weights[:-1] + weights[-1]])
     assert torch.allclose(head(reading.logits, reading.units, reading.firing).double(), wanted, atol=1e-4)
 
@@ -1248,7 +1270,7 @@ def test_hashing_keeps_inner_products_on_average():
     net, x, y = problem(1)
     stats = cofire.record(net, split(x, y)[0], progress=False)
     numbers = torch.randn(6, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = [columns_of(stats, list(stats), 12, seed).of(numbers) for seed in range(2000)]
+    found = [columns_of(stats, list(stats), 12, seed).hashed(numbers) for seed in range(2000)]
     products = torch.stack([each @ each.T for each in found])
     error = (products.mean(0) - numbers @ numbers.T).abs()
     assert bool((error < 5 * products.std(0) / 2000**0.5 + 1e-9).all())

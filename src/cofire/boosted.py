@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from cofire import storage
 from cofire.batches import samples_in
@@ -83,10 +82,12 @@ class Rereading(nn.Module):
         layers = {block.layer: block.share for block in columns.blocks}
         if columns.hashing is None:
             return cls(stack.own, intercept, layers, (weights[:-1] / scale[:, None]).to(dtype), mean)
-        place, factors = columns.hashing.place, columns.hashing.sign / scale
-        sums = list(place.argsort(stable=True).split(place.bincount().tolist()))
-        order = pad_sequence(sums, batch_first=True)  # by number 0, times 0
-        factors = pad_sequence([factors[chosen] for chosen in sums], batch_first=True)
+        place, counts = columns.hashing.place.cpu(), columns.hashing.place.cpu().bincount()
+        sorted_, before = place.argsort(stable=True), counts.cumsum(0) - counts
+        ranks = torch.arange(len(place)) - before[place[sorted_]]
+        order = torch.zeros(len(counts), int(counts.max()), dtype=torch.int64)  # padded by number 0, times 0
+        factors = torch.zeros_like(order, dtype=torch.float64)
+        order[place[sorted_], ranks], factors[place[sorted_], ranks] = sorted_, (columns.hashing.sign.cpu() / scale)[sorted_]
         return cls(stack.own, intercept, layers, weights[:-1].to(dtype), mean, order, factors.to(dtype))
 
     def forward(self, scores: Tensor, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Tensor:

@@ -192,7 +192,7 @@ class _Fitting:
             methods["paper: predictions only"] = predictions_only(kept, self.stats.classes, self.seed)
             methods["paper: permuted units"] = lambda reading: [mixed(reading.logits, reading.units, reading.firing)]
             methods |= probes(kept, self.columns, last)
-            methods["random labels"] = lambda reading: added(self.columns.of(numbers(reading)), self.descent.noise)
+            methods["random labels"] = lambda reading: added(self.columns.of(reading.units, reading.firing), self.descent.noise)
         return paper, methods
 
     def trained(self, copied: nn.Module, rate: float) -> dict[str, Method]:

@@ -20,7 +20,7 @@ SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
 _FEATURES, _WIDE = 2048, 8192
 """Columns; with fewer samples than the first, a fit takes products of samples, which more columns make little dearer."""
 
-_FEW = 64
+_FEW = 32
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,23 @@ class Columns:
                 parts.append((firing[block.layer] - SHARE_MEAN) / SHARE_SCALE)
         return torch.cat(parts, 1)
 
-    def of(self, numbers: Float[Tensor, "samples numbers"]) -> Float[Tensor, "samples width"]:
-        """The columns of these numbers."""
+    def of(self, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Float[Tensor, "samples width"]:
+        """The columns of a batch; arguments as for :meth:`plain`."""
+        if self.hashing is None:
+            return self.plain(units, firing)
+        found = []
+        for first in range(0, len(units[self.blocks[0].layer]), _FEW):  # what few samples take stays in the cache
+            some = slice(first, first + _FEW)
+            numbers = self.plain(*({name: values[some] for name, values in each.items()} for each in (units, firing)))
+            found.append(self.hashed(numbers))
+        return torch.cat(found)
+
+    def hashed(self, numbers: Float[Tensor, "samples numbers"]) -> Float[Tensor, "samples width"]:
+        """Few sums of these numbers."""
         if self.hashing is None:
             return numbers
-        place, sign = self.hashing.place.to(numbers.device), self.hashing.sign.to(numbers)
         sums = numbers.new_zeros(len(numbers), self.width)
-        for some, few in zip(sums.split(_FEW), numbers.split(_FEW), strict=True):  # what few samples take stays in the cache
-            some.index_add_(1, place, few * sign)
-        return sums
+        return sums.index_add_(1, self.hashing.place.to(numbers.device), numbers * self.hashing.sign.to(numbers))
 
 
 def usual_features(samples: int | None) -> int:

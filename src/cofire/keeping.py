@@ -80,7 +80,7 @@ class Rows:
             found += (new := marks_of(reading.inputs, len(reading), self.what, len(found)))
             if self.order and self.fixed and new != self.order[len(found) - len(new) : len(found)]:
                 raise self._moved()
-            rows = self.columns.of(self.columns.plain(reading.units, reading.firing))
+            rows = self.columns.of(reading.units, reading.firing)
             if not rows.sum().isfinite() and (unknown := int((~rows.isfinite()).any(1).sum())):  # the sum is found much sooner
                 raise InputError("hidden units must be finite", f"they are not for {unknown:,} samples of {self.what}")
             yield reading, Part(rows, reading.logits.clone(), reading.labels)  # they may be a small part of a large output

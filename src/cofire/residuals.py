@@ -1,6 +1,8 @@
 """A linear correction of class scores in closed form, from sums that add across batches and machines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from cofire.errors import InputError
 
-__all__ = ["RIDGES", "Corrector", "Sums", "added", "probabilities"]
+__all__ = ["RIDGES", "Corrector", "Few", "Some", "Sums", "added", "probabilities"]
 
 RIDGES = (4e-5, 4e-4, 4e-3, 4e-2, 4e-1, 4.0, 40.0)
 """Penalties of which held-out samples choose."""
@@ -18,7 +20,24 @@ _FLOOR = 0.1
 
 _BLOCK = 256  # rows whose products are summed at once
 
-_HELD = 2048  # samples, likewise
+_HELD = 2048  # samples, or columns, likewise
+
+_EXACT = 1e5
+"""How many times the rounding of float32 products a ridge must be; below, they are made in float64."""
+
+
+class Some(NamedTuple):
+    """Samples as they are, whose products are not summed.
+
+    Args:
+        rows: Features.
+        root: The root of w, float64.
+        errors: y - p, float64.
+    """
+
+    rows: Float[Tensor, "samples features"]
+    root: Float[Tensor, " samples"]
+    errors: Float[Tensor, "samples classes"]
 
 
 class Sums:
@@ -42,15 +61,12 @@ class Sums:
     """
 
     def __init__(self, features: int, classes: int, device=None):
-        self.gradient: Float[Tensor, "rows classes"] = torch.zeros(features + 1, classes, dtype=torch.float64, device=device)
-        """G, float64."""
         self.samples = 0
         self.weight = 0.0
         """The sum of w."""
-        self.few: list[Float[Tensor, "samples rows"]] = []
-        """Rows times the root of w, while their products are not summed."""
-        self.errors: list[Float[Tensor, "samples classes"]] = []
-        """Of these samples, (y - p) over the root of w, float64."""
+        self.few: list[Some] = []
+        """Samples while their products are not summed."""
+        self._gradient = torch.zeros(features + 1, classes, dtype=torch.float64, device=device)
         self._curvature: Tensor | None = None
 
     def update(
@@ -59,54 +75,55 @@ class Sums:
         """Add a batch.
 
         Args:
-            rows: Features, centred and scaled so that float32 products of a batch are exact enough.
+            rows: Features, centred and scaled so that float32 products of a batch are exact enough; while they are few they are
+                held, not copied.
             scores: Present class scores.
             labels: True classes.
         """
         p = probabilities(scores)
         weight = self.weights_of(p)
-        root, held = weight.sqrt().to(rows)[:, None], rows.new_empty(len(rows), rows.shape[1] + 1)
-        torch.mul(rows, root, out=held[:, :-1])
-        held[:, -1:] = root
-        self.few.append(held)
-        if not self.summed:
-            self.errors.append(_error(p, labels) / held[:, -1:].double())
-        self.gradient += self.gradient_of(rows, p, labels)
+        self.few.append(Some(rows, weight.sqrt(), _error(p, labels)))
         self.samples += len(rows)
         self.weight += float(weight.sum())
         self._fold()
+
+    @property
+    def width(self) -> int:
+        """Features and the 1."""
+        return len(self._gradient)
 
     @property
     def summed(self) -> bool:
         """Whether products are summed: there are at least as many samples as features and the 1."""
         return self._curvature is not None
 
-    def held(self) -> Float[Tensor, "samples rows"]:
-        """Rows times the root of w, float64, of the samples whose products are not summed."""
-        rows = self.gradient.new_empty(sum(map(len, self.few)), len(self.gradient))
-        for some, few in zip(rows.split([len(few) for few in self.few]), self.few, strict=True):
-            some.copy_(few)
-        return rows
+    @property
+    def gradient(self) -> Float[Tensor, "rows classes"]:
+        """G, float64."""
+        return sum((self.gradient_of(some.rows, some.errors) for some in self.few), self._gradient)
 
     @property
     def curvature(self) -> Float[Tensor, "rows rows"]:
         """H, float64."""
         self._fold(at_once=True)
-        width = len(self.gradient)
-        return self.gradient.new_zeros(width, width) if self._curvature is None else self._curvature
+        return self._gradient.new_zeros(self.width, self.width) if self._curvature is None else self._curvature
 
     def _fold(self, at_once: bool = False) -> None:
-        """Sum the products of the rows held, once they are as many as the features, and then of many at a time."""
-        width, held = len(self.gradient), sum(map(len, self.few))
-        if not held or (held < (_HELD if self.summed else width) and not at_once):
+        """Sum the products of the samples held, once they are as many as the features, and then of many at a time."""
+        held = sum(len(some.rows) for some in self.few)
+        if not held or (held < (_HELD if self.summed else self.width) and not at_once):
             return
         if self._curvature is None:
-            self._curvature = torch.zeros(width, width, dtype=torch.float64, device=self.gradient.device)
-            self.errors = []
+            self._curvature = self._gradient.new_zeros(self.width, self.width)
+        self._gradient = self.gradient
         while self.few:
-            count = next((at for at in range(1, len(self.few)) if sum(map(len, self.few[:at])) >= _HELD), len(self.few))
-            _add_products(torch.cat(self.few[:count]).T, self._curvature)
-            del self.few[:count]
+            parts: list[Tensor] = []
+            while self.few and sum(map(len, parts)) < _HELD:
+                some = self.few.pop(0)
+                parts.append(some.rows.new_empty(len(some.rows), self.width))
+                torch.mul(some.rows, root := some.root.to(some.rows)[:, None], out=parts[-1][:, :-1])
+                parts[-1][:, -1:] = root
+            _add_products(torch.cat(parts).T, self._curvature)
 
     @staticmethod
     def weights_of(p: Float[Tensor, "samples classes"]) -> Float[Tensor, " samples"]:
@@ -114,27 +131,24 @@ class Sums:
         return (1 - _FLOOR) * (1 - p.square().sum(1)) + _FLOOR * (1 - 1 / p.shape[1])
 
     @staticmethod
-    def gradient_of(rows: Tensor, p: Tensor, labels: Tensor) -> Float[Tensor, "rows classes"]:
-        """What a batch adds to G, given its probabilities in float64."""
-        residual = _error(p, labels)
-        return torch.cat([(residual.to(rows).T @ rows).T.double(), residual.sum(0, keepdim=True)])  # in this order, for speed
+    def gradient_of(rows: Tensor, errors: Tensor) -> Float[Tensor, "rows classes"]:
+        """What a batch adds to G, given y - p in float64."""
+        return torch.cat([(errors.to(rows).T @ rows).T.double(), errors.sum(0, keepdim=True)])  # in this order, for speed
 
     def __add__(self, other: "Sums") -> "Sums":
         if not isinstance(other, Sums):
             return NotImplemented
-        if self.gradient.shape != other.gradient.shape:
+        if self._gradient.shape != other._gradient.shape:
             raise InputError(
                 "sums can be added only where they have the same features and classes",
-                f"found {tuple(self.gradient.shape)} and {tuple(other.gradient.shape)}",
+                f"found {tuple(self._gradient.shape)} and {tuple(other._gradient.shape)}",
             )  # fmt: skip
-        device, known = self.gradient.device, [part for part in (self._curvature, other._curvature) if part is not None]
-        both = Sums(len(self.gradient) - 1, self.gradient.shape[1], device)
-        both.gradient = self.gradient + other.gradient.to(device)
+        device, known = self._gradient.device, [part for part in (self._curvature, other._curvature) if part is not None]
+        both = Sums(self.width - 1, self._gradient.shape[1], device)
         both.samples = self.samples + other.samples
         both.weight = self.weight + other.weight
-        both.few = [rows.to(device) for rows in (*self.few, *other.few)]
-        if not known:
-            both.errors = [each.to(device) for each in (*self.errors, *other.errors)]
+        both.few = [Some(*(part.to(device) for part in some)) for some in (*self.few, *other.few)]
+        both._gradient = self._gradient + other._gradient.to(device)
         both._curvature = sum((part.to(device) for part in known[1:]), known[0].to(device, copy=True)) if known else None
         both._fold()
         return both
@@ -148,10 +162,10 @@ class Corrector:
     with D the identity, and 0 for the intercept. It is one Newton step on the ridge-penalised log-loss; because H bounds the
     curvature at other scores nearly as well, its factors, made when first asked for and kept, serve further steps.
 
-    Where samples are fewer than features the same weights are sums of samples: with X the rows times the root of w, without
-    their last number s, and R the errors (y - p) / s,
+    Where samples are fewer than features the same weights are sums of samples: with X the rows, s the roots of w, S the
+    diagonal matrix of them, and R the errors (y - p) / s,
 
-    .. math:: W = X^\top (\beta - \eta\, b), \quad (X X^\top + n \lambda) [\beta, \eta] = [R + X W_0, s], \quad
+    .. math:: W = X^\top S (\beta - \eta\, b), \quad (S X X^\top S + n \lambda) [\beta, \eta] = [R + S X W_0, s], \quad
               b = \frac{s^\top \beta}{s^\top \eta},
 
     and b is added to the intercept.
@@ -163,7 +177,7 @@ class Corrector:
     Args:
         sums: Hold H and n, or fewer samples than features. Each ridge that is asked for takes as much memory as H, or as the
             square of the samples.
-        like: One of the same samples with other weights, whose products are used up.
+        like: One of the same samples with other weights, whose rows and products serve this one too.
 
     Raises:
         InputError: No samples, or features that are not finite.
@@ -172,29 +186,15 @@ class Corrector:
     def __init__(self, sums: Sums, like: "Corrector | None" = None):
         if not sums.samples:
             raise InputError("a correction needs at least one sample", "the sums are empty")
-        if not all(map(_finite, [sums.curvature] if sums.summed else sums.few)):
+        if not all(map(_finite, [sums.curvature] if sums.summed else [some.rows for some in sums.few])):
             raise InputError("features must be finite", "found some that are not")
-        self.sums = sums
-        self.rows = None if sums.summed else sums.held()
-        self.slope = sums.gradient if self.rows is None else torch.cat(sums.errors)
+        self.sums, self.few = sums, None if sums.summed else Few.of(sums.few, like.few if like else None)
+        self.slope = sums.gradient if self.few is None else self.few.slope_of([some.errors for some in sums.few])
         """Of the log-loss at the scores of the sums: G, or R where samples are fewer than features."""
-        self._products = torch.empty(0)  # of the samples, for all ridges
-        if self.rows is not None:
-            self._products = self._products_of(self.rows, like)
-        self.penalised = torch.ones(len(sums.gradient), 1, dtype=torch.float64, device=sums.gradient.device)
+        self.penalised = torch.ones(sums.width, 1, dtype=torch.float64, device=self.slope.device)
         self.penalised[-1] = 0
         self._factors: dict[float, Tensor] = {}
         self._unusable: set[float] = set()
-
-    @staticmethod
-    def _products_of(rows: Tensor, like: "Corrector | None") -> Float[Tensor, "samples samples"]:
-        """Of all pairs of samples: those of the others, times the ratios of the roots of their weights, which are the ones."""
-        if like is not None and like.rows is not None:
-            ratio = rows[:, -1] / like.rows[:, -1]
-            return like._products.mul_(ratio).mul_(ratio[:, None])
-        products = rows.new_zeros(len(rows), len(rows))
-        _add_products(rows[:, :-1], products)
-        return products
 
     def slope_at(self, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """The slope for the same samples, in their order, at other scores or towards other labels.
@@ -202,11 +202,11 @@ class Corrector:
         Args:
             parts: By batch: features, probabilities in float64, and labels.
         """
-        if self.rows is not None:
-            return torch.cat([_error(p, labels) for _, p, labels in parts]) / self.rows[:, -1:]
+        if self.few is not None:
+            return self.few.slope_of([_error(p, labels) for _, p, labels in parts])
         slope = torch.zeros_like(self.slope)
         for rows, p, labels in parts:
-            slope += Sums.gradient_of(rows, p, labels)
+            slope += Sums.gradient_of(rows, _error(p, labels))
         return slope
 
     def __call__(
@@ -232,53 +232,34 @@ class Corrector:
         slope, start = self.slope if slope is None else slope, None if start is None else start.to(self.slope)
         if not usable:
             return {}
-        if self.rows is not None:
-            return dict(zip(usable, self._sums_of(self.rows, usable, start, slope), strict=True))
+        if self.few is not None:
+            factors = [self._factors[ridge] for ridge in usable]
+            return dict(zip(usable, self.few.weights_of(factors, start, slope), strict=True))
         found = {}
         for ridge in usable:
             right = slope / self.sums.samples
-            found[ridge] = (
-                self._solved(ridge, right)
-                if start is None
-                else start + self._solved(ridge, right - ridge * self.penalised * start)
-            )
+            if start is None:
+                found[ridge] = _solved(self._factors[ridge], right)
+            else:
+                found[ridge] = start + _solved(self._factors[ridge], right - ridge * self.penalised * start)
         return found
 
     def _has_factor(self, ridge: float) -> bool:
         """Whether H / n + λ D has a Cholesky factor, or that of the products of fewer samples than features and n λ."""
         if ridge not in self._factors and ridge not in self._unusable:
-            if self.rows is None:
+            if self.few is None:
                 matrix = self.sums.curvature / self.sums.samples
                 matrix.diagonal().add_(ridge * self.penalised[:, 0])
             else:
-                matrix = self._products.clone()
-                matrix.diagonal().add_(len(self.rows) * ridge)
+                self.few = self.few.exact_for(self.sums.samples * ridge)
+                matrix = self.few.products * self.few.root
+                matrix.mul_(self.few.root[:, None]).diagonal().add_(self.sums.samples * ridge)
             factor, failed = torch.linalg.cholesky_ex(matrix)
             if failed:
                 self._unusable.add(ridge)
             else:
                 self._factors[ridge] = factor
         return ridge in self._factors
-
-    def _solved(self, ridge: float, right: Tensor) -> Tensor:
-        """The solution by the factor, which :func:`torch.cholesky_solve` would copy first."""
-        factor = self._factors[ridge]
-        half = torch.linalg.solve_triangular(factor, right, upper=False)
-        return torch.linalg.solve_triangular(factor.mT, half, upper=True)
-
-    def _sums_of(self, rows: Tensor, ridges: list[float], start: Tensor | None, slope: Tensor) -> list[Tensor]:
-        """The weights as sums of samples; ridges share the products with all rows."""
-        x, ones = rows[:, :-1], rows[:, -1:]
-        wanted = slope if start is None else slope + x @ start[:-1]
-        shares, intercepts = [], []
-        for ridge in ridges:
-            found = self._solved(ridge, torch.cat([wanted, ones], 1))
-            total = ones.T @ found
-            intercepts.append(total[:, :-1] / total[:, -1:])
-            shares.append(found[:, :-1] - found[:, -1:] * intercepts[-1])
-        before = 0.0 if start is None else start[-1:]
-        weights = (torch.cat(shares, 1).T @ x).T.split(slope.shape[1], 1)  # in this order, for speed
-        return [torch.cat([each, before + own]) for each, own in zip(weights, intercepts, strict=True)]
 
     def forget(self) -> None:
         """Let go of the factors of all ridges."""
@@ -287,6 +268,62 @@ class Corrector:
     def as_before(self, slope: Tensor) -> Float[Tensor, "ridges rows classes"]:
         """The weights for another slope, one for each ridge that was asked for and can be used."""
         return torch.stack(list(self.each(sorted(self._factors), slope=slope).values()))
+
+
+@dataclass(frozen=True)
+class Few:
+    """Fewer samples than features, of which weights are sums.
+
+    Args:
+        rows: X.
+        products: X Xᵀ, float64.
+        root: s.
+    """
+
+    rows: Float[Tensor, "samples features"]
+    products: Float[Tensor, "samples samples"]
+    root: Float[Tensor, " samples"]
+
+    @classmethod
+    def of(cls, parts: Sequence[Some], like: "Few | None" = None) -> "Few":
+        """These samples, or the same as others with other weights."""
+        root = torch.cat([some.root for some in parts])
+        if like is not None:
+            return replace(like, root=root)
+        rows = torch.cat([some.rows for some in parts])
+        return cls(rows, _products(rows), root)
+
+    def exact_for(self, ridge: float) -> "Few":
+        """These, or the same with rows in float64 where the rounding of their products is not far below n λ."""
+        rounding = torch.finfo(self.rows.dtype).eps * float((self.products.diagonal() * self.root.square()).mean())
+        if self.rows.dtype == torch.float64 or ridge > _EXACT * rounding:
+            return self
+        rows = self.rows.double()
+        return replace(self, rows=rows, products=_products(rows))
+
+    def slope_of(self, errors: Sequence[Float[Tensor, "samples classes"]]) -> Float[Tensor, "samples classes"]:
+        """R, given y - p by batch."""
+        return torch.cat(list(errors)) / self.root[:, None]
+
+    def weights_of(self, factors: Sequence[Tensor], start: Tensor | None, slope: Tensor) -> list[Tensor]:
+        """The weights for each of several factors of S X Xᵀ S + n λ, which share the products with all rows."""
+        ones = self.root[:, None]
+        wanted = slope if start is None else slope + ones * (start[:-1].to(self.rows).T @ self.rows.T).T  # so ordered for speed
+        shares, intercepts = [], []
+        for factor in factors:
+            found = _solved(factor, torch.cat([wanted, ones], 1))
+            total = ones.T @ found
+            intercepts.append(total[:, :-1] / total[:, -1:])
+            shares.append(found[:, :-1] - found[:, -1:] * intercepts[-1])
+        before = 0.0 if start is None else start[-1:]
+        weights = ((ones * torch.cat(shares, 1)).to(self.rows).T @ self.rows).T.split(slope.shape[1], 1)  # likewise
+        return [torch.cat([each.double(), before + own]) for each, own in zip(weights, intercepts, strict=True)]
+
+
+def _solved(factor: Tensor, right: Tensor) -> Tensor:
+    """The solution by a Cholesky factor, which :func:`torch.cholesky_solve` would copy first."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
 
 
 def probabilities(scores: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
@@ -309,6 +346,14 @@ def _error(p: Tensor, labels: Tensor) -> Float[Tensor, "samples classes"]:
 
 def _finite(values: Tensor) -> bool:
     return bool(values.sum().isfinite() or values.isfinite().all())  # the sum is found much sooner
+
+
+def _products(rows: Tensor) -> Float[Tensor, "rows rows"]:
+    """Of all pairs of rows, float64."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for some in rows.split(_HELD, 1):
+        _add_products(some, total)
+    return total
 
 
 def _add_products(rows: Tensor, total: Tensor) -> None:
