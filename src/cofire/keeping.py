@@ -1,6 +1,7 @@
 """What is read again of a data set, kept while it fits into memory, so that most fits read their data once."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -48,8 +49,6 @@ class Rows:
         self.reader, self.batches, self.columns, self.what, self.progress = reader, batches, columns, what, progress
         self.order: list[int] = []
         """Fingerprints of the samples, as they came when all of them were first read."""
-        self.first: Int[Tensor, " different"] = torch.empty(0, dtype=torch.int64)
-        """Where each of the different samples came first, likewise."""
         self.fixed = True
         """Whether they must come so again."""
         self._kept: list[Part] | None = None
@@ -58,6 +57,11 @@ class Rows:
     def fingerprints(self) -> set[int]:
         """Of the samples."""
         return set(self.order)
+
+    @cached_property
+    def first(self) -> Int[Tensor, " different"]:
+        """Where each of the different samples came first, once all of them were read."""
+        return torch.tensor(firsts(self.order))
 
     def __iter__(self) -> Iterator[Part]:
         if self._kept is not None:
@@ -87,7 +91,7 @@ class Rows:
         if self.order and self.fixed and len(found) != len(self.order):
             raise self._moved()
         if not self.order:
-            self.order, self.first = found, torch.tensor(firsts(found))
+            self.order = found
 
     def _moved(self) -> InputError:
         return InputError(
