@@ -75,8 +75,8 @@ class Sums:
         """Add a batch.
 
         Args:
-            rows: Features, centred and scaled so that float32 products of a batch are exact enough; while they are few they are
-                held, not copied.
+            rows: Features, centred and scaled so that float32 products of a batch are exact enough. While they are few they are
+                held, not copied, and must stay as they are.
             scores: Present class scores.
             labels: True classes.
         """
@@ -307,16 +307,16 @@ class Few:
 
     def weights_of(self, factors: Sequence[Tensor], start: Tensor | None, slope: Tensor) -> list[Tensor]:
         """The weights for each of several factors of S X Xᵀ S + n λ, which share the products with all rows."""
-        ones = self.root[:, None]
-        wanted = slope if start is None else slope + ones * (start[:-1].to(self.rows).T @ self.rows.T).T  # so ordered for speed
+        root = self.root[:, None]
+        wanted = slope if start is None else slope + root * (start[:-1].to(self.rows).T @ self.rows.T).T  # so ordered for speed
         shares, intercepts = [], []
         for factor in factors:
-            found = _solved(factor, torch.cat([wanted, ones], 1))
-            total = ones.T @ found
+            found = _solved(factor, torch.cat([wanted, root], 1))
+            total = root.T @ found
             intercepts.append(total[:, :-1] / total[:, -1:])
             shares.append(found[:, :-1] - found[:, -1:] * intercepts[-1])
         before = 0.0 if start is None else start[-1:]
-        weights = ((ones * torch.cat(shares, 1)).to(self.rows).T @ self.rows).T.split(slope.shape[1], 1)  # likewise
+        weights = ((root * torch.cat(shares, 1)).to(self.rows).T @ self.rows).T.split(slope.shape[1], 1)  # likewise
         return [torch.cat([each.double(), before + own]) for each, own in zip(weights, intercepts, strict=True)]
 
 
