@@ -80,7 +80,7 @@ def measured(cell: str, root, limit: int | None, seeds: int, timing: bool, say) 
     name, how, build, stops, schedule = (CELLS | QUICK)[cell]
     images = cofire.data.load(name, "train", root=root, limit=limit, **how)
     few = limit if limit and limit < 10_000 else None
-    test = cofire.data.load(name, "test", root=root, limit=few, **how).batches(500)
+    test = cofire.data.load(name, "test", root=root, limit=few, clip=True, **how).batches(500)
     train, held = images.split(1 / 6 if "mnist" in name else 1 / 5, seed=0)
     train, held = (train, held) if len(train) > len(held) else (held, train)
     found, times, folder = [], [], Path(tempfile.mkdtemp())

@@ -23,7 +23,7 @@ from cofire.errors import CofireWarning, FileError, InputError, LayerError, Mode
 from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
-from cofire.readings import Reader, form_of, scores_in
+from cofire.readings import Reader, Sight, form_of, scores_in
 from cofire.residuals import Corrector, Sums, probabilities
 from cofire.scoring import accuracy, calibration_error, lacking, log_loss, mcnemar
 from cofire.stacking import Paths, Stack, cross_fitted, folds_of, stacked, together
@@ -1264,6 +1264,35 @@ def test_a_folded_head_of_sums_gives_the_scores_of_the_fit():
     rows = columns.of(reading.units, reading.firing).double()
     wanted = stack(reading.logits, [rows @ weights[:-1] + weights[-1]])
     assert torch.allclose(head(reading.logits, reading.units, reading.firing).double(), wanted, atol=1e-4)
+
+
+def test_shares_of_firing_positions_are_made_only_for_those_that_read_them(monkeypatch):
+    """They cost a pass over every position."""
+    lots = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 6), nn.ReLU(), nn.Linear(6, 2))
+    batches = [(torch.randn(80, 1, 6, 6, generator=lots), torch.randint(2, (80,), generator=lots)) for _ in range(3)]
+    stats = cofire.record(net, batches, progress=False)
+    with Reader(net, stats) as reader:
+        whole = reader.unlabelled(batches[0][0])
+    with Reader(net, stats, shares=()) as reader:
+        bare = reader.unlabelled(batches[0][0])
+    assert list(whole.firing) == list(stats)
+    assert bare.firing == {}
+    assert all(torch.equal(bare.units[name], whole.units[name]) for name in stats)
+    asked, see = set(), Sight.see
+
+    def seen(self, info, output):
+        asked.add(tuple(self.shares))
+        see(self, info, output)
+
+    monkeypatch.setattr(Sight, "see", seen)
+    for features in (None, 4):  # all of them, and too few for shares
+        cofire.boost(net, batches[:2], stats, validation=batches[2:], controls=False, progress=False, features=features)
+        several = [name for name in stats if stats[name].layout == "conv"]
+        assert asked == {tuple(several) if features is None else ()}
+        asked.clear()
+    cofire.familiarity(stats, net, batches[0][0], at="mean")
+    assert asked == {()}
 
 
 def test_hashing_keeps_inner_products_on_average():

@@ -159,6 +159,7 @@ class _Fitting:
     def __init__(self, reader: Reader, batches: Iterable, validation: Iterable, features: int, seed: int, progress: bool):
         self.reader, self.stats, self.seed, self.progress = reader, reader.stats, seed, progress
         self.columns = columns_of(reader.stats, reader.names, features, seed)
+        reader.shares = self.columns.shares
         self.batches = self.rows_of(batches, "batches")
         self.validation = self.rows_of(validation, "validation")
         self.descent = Descent(self.batches, self.validation, reader.stats, seed, reader.device)

@@ -209,7 +209,7 @@ def familiarity(
     True
     """
     likelihoods = likelihoods_of(stats, layers, at)
-    with Reader(model, stats, list(likelihoods), device) as reader:
+    with Reader(model, stats, list(likelihoods), device, shares=()) as reader:
         if reference is None:
             scale = {name: likelihood.expected() for name, likelihood in likelihoods.items()}
         else:

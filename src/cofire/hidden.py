@@ -82,6 +82,11 @@ class Columns:
         return sum(block.width for block in self.blocks)
 
     @property
+    def shares(self) -> list[str]:
+        """Layers of which shares of firing positions are read."""
+        return [block.layer for block in self.blocks if block.share]
+
+    @property
     def width(self) -> int:
         """Columns of a fit."""
         return self.numbers if self.hashing is None else int(self.hashing.place.max()) + 1
@@ -91,7 +96,7 @@ class Columns:
 
         Args:
             units: Hidden units by layer, [samples, units].
-            firing: Share of positions at which they fire, likewise.
+            firing: Share of positions at which they fire, likewise, of the layers of :attr:`shares`.
         """
         parts = []
         for block in self.blocks:

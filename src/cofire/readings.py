@@ -26,7 +26,8 @@ class Reading:
 
     Args:
         units: Hidden units by layer, [samples, units], pooled as in the statistics.
-        firing: Share of positions at which a unit fires, by layer, [samples, units]; zeros and ones where there is one.
+        firing: Share of positions at which a unit fires, [samples, units], by layer of which it is asked for; zeros and ones
+            where there is one.
         logits: Class scores whose softmax are the model's probabilities, [samples, classes].
         labels: True classes, int64 [samples].
         inputs: The model's inputs.
@@ -53,6 +54,7 @@ class Reader:
         layers: Some of their layers; by default all.
         device: Where to run; by default where the model is.
         form: What the model's output holds, by :func:`form_of`; by default the first batch tells.
+        shares: Layers whose firing is asked for; by default all. It takes a pass over every position.
 
     Raises:
         InputError: Statistics of another model, or recorded with ``pool="none"`` in some layers and not in others.
@@ -74,6 +76,7 @@ class Reader:
         layers: str | Sequence[str] | None = None,
         device: Any = None,
         form: str = "",
+        shares: Collection[str] | None = None,
     ):
         names = [layers] if isinstance(layers, str) else list(stats) if layers is None else list(layers)
         if not names:
@@ -86,6 +89,8 @@ class Reader:
         self.taps = Taps(model, names, pools.pop())
         self.form = form
         """What the model's output holds, once a batch was read."""
+        self.shares = shares
+        """Layers whose firing is asked for."""
         self._ready = False
 
     def __enter__(self):
@@ -142,7 +147,7 @@ class Reader:
             self.taps.check()
             self.form, self._ready = self.form or form_of(output, self.stats.classes, self.taps.sigmoid), True
         thresholds = {name: self.stats[name].threshold for name in self.names}
-        sight = Sight(thresholds, self.taps.pool, batch.mask)
+        sight = Sight(thresholds, self.taps.pool, batch.mask, self.shares)
         self.taps.edit = sight.see
         try:
             output = self.taps.forward(batch.inputs, len(batch), lambda *_: None, batch.mask)

@@ -238,7 +238,7 @@ class Trust:
         storage.write(path, tensors, header)
 
     def _signs(self, batch: Any) -> Signs:
-        with Reader(self.model, self.stats, list(self.doubts.likelihoods), self.device, self.form) as reader:
+        with Reader(self.model, self.stats, list(self.doubts.likelihoods), self.device, self.form, shares=()) as reader:
             return self.doubts.signs(readings_of(reader, batch))
 
     def _given(self, signs: Signs) -> Tensor:

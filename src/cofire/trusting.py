@@ -81,7 +81,7 @@ def trust(
     likelihoods, seed = likelihoods_of(stats, layers, at), checked_seed(seed)
     seen: list[int] = []
     theirs: list[int] = []
-    with Reader(model, stats, list(likelihoods), device) as reader:
+    with Reader(model, stats, list(likelihoods), device, shares=()) as reader:
         doubts = Doubts.fitted(likelihoods, _noted(reader.over(batches, "batches", progress), seen, "batches"))
         signs = doubts.signs(_noted(reader.over(validation, "validation", progress), theirs, "validation"))
         form = reader.form
