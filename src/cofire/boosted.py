@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cofire import storage
 from cofire.batches import samples_in
 from cofire.errors import FileError, InputError
-from cofire.hidden import SHARE_MEAN, SHARE_SCALE, Columns
+from cofire.hidden import Columns
 from cofire.listing import LayerInfo
 from cofire.pooling import Arrangement
 from cofire.probes import Auxiliary, proposed
@@ -73,12 +73,8 @@ class Rereading(nn.Module):
             weights: float64 [columns + 1, classes], the last row the intercept.
             dtype: Of the scores.
         """
-        means, scales = [], []
-        for block in columns.blocks:
-            means += [block.mean.cpu(), torch.full((block.width - len(block.mean),), SHARE_MEAN, dtype=torch.float64)]
-            scales += [torch.full_like(means[-2], block.scale), torch.full_like(means[-1], SHARE_SCALE)]
-        mean, scale, weights = torch.cat(means), torch.cat(scales), stack.other * weights.cpu()
-        intercept, mean = (stack.offset.cpu() + weights[-1]).to(dtype), mean.to(dtype)
+        mean, scale, weights = columns.mean.to(dtype), columns.scale, stack.other * weights.cpu()
+        intercept = (stack.offset.cpu() + weights[-1]).to(dtype)
         layers = {block.layer: block.share for block in columns.blocks}
         if columns.hashing is None:
             return cls(stack.own, intercept, layers, (weights[:-1] / scale[:, None]).to(dtype), mean)

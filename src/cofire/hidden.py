@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,9 @@ from cofire.firing import unit_spread
 from cofire.layer import LayerStats
 from cofire.stats import FiringStats
 
-__all__ = ["SHARE_MEAN", "SHARE_SCALE", "Block", "Columns", "Hashing", "columns_of", "usual_features"]
+__all__ = ["Block", "Columns", "Hashing", "columns_of", "usual_features"]
 
-SHARE_MEAN, SHARE_SCALE = 0.5, 0.25
+_SHARE_MEAN, _SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
 _FEATURES, _WIDE = 2048, 8192
@@ -56,6 +57,11 @@ class Hashing(NamedTuple):
     place: Tensor
     sign: Tensor
 
+    def of(self, numbers: Float[Tensor, "samples numbers"], width: int) -> Float[Tensor, "samples sums"]:
+        """So many sums of these numbers."""
+        sums = numbers.new_zeros(len(numbers), width)
+        return sums.index_add_(1, self.place.to(numbers.device), numbers * self.sign.to(numbers))
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -86,10 +92,23 @@ class Columns:
         """Layers of which shares of firing positions are read."""
         return [block.layer for block in self.blocks if block.share]
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns of a fit."""
         return self.numbers if self.hashing is None else int(self.hashing.place.max()) + 1
+
+    @cached_property
+    def mean(self) -> Float[Tensor, " numbers"]:
+        """Where each number is centred, float64."""
+        shares = [torch.full((block.width - len(block.mean),), _SHARE_MEAN, dtype=torch.float64) for block in self.blocks]
+        return torch.cat([part for block, share in zip(self.blocks, shares, strict=True) for part in (block.mean.cpu(), share)])
+
+    @cached_property
+    def scale(self) -> Float[Tensor, " numbers"]:
+        """What it is divided by, float64."""
+        sizes = torch.tensor([size for block in self.blocks for size in (len(block.mean), block.width - len(block.mean))])
+        scales = torch.tensor([scale for block in self.blocks for scale in (block.scale, _SHARE_SCALE)], dtype=torch.float64)
+        return scales.repeat_interleave(sizes)
 
     def plain(self, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Float[Tensor, "samples numbers"]:
         """The numbers of a batch, float32 or float64: centred, and scaled by layer.
@@ -98,31 +117,21 @@ class Columns:
             units: Hidden units by layer, [samples, units].
             firing: Share of positions at which they fire, likewise, of the layers of :attr:`shares`.
         """
-        parts = []
-        for block in self.blocks:
-            values = units[block.layer]
-            parts.append((values - block.mean.to(values)) / block.scale)
-            if block.share:
-                parts.append((firing[block.layer] - SHARE_MEAN) / SHARE_SCALE)
-        return torch.cat(parts, 1)
+        each = [part[block.layer] for block in self.blocks for part in ((units, firing) if block.share else (units,))]
+        numbers = torch.cat(each, 1)
+        return numbers.sub_(self.mean.to(numbers)).div_(self.scale.to(numbers))
 
     def of(self, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Float[Tensor, "samples width"]:
         """The columns of a batch; arguments as for :meth:`plain`."""
         if self.hashing is None:
             return self.plain(units, firing)
-        found = []
-        for first in range(0, len(units[self.blocks[0].layer]), _FEW):  # what few samples take stays in the cache
-            some = slice(first, first + _FEW)
+        first = units[self.blocks[0].layer]
+        size, found = _FEW if first.device.type == "cpu" else len(first), []
+        for start in range(0, len(first), size):  # what few samples take stays in the cache
+            some = slice(start, start + size)
             numbers = self.plain(*({name: values[some] for name, values in each.items()} for each in (units, firing)))
-            found.append(self.hashed(numbers))
+            found.append(self.hashing.of(numbers, self.width))
         return torch.cat(found)
-
-    def hashed(self, numbers: Float[Tensor, "samples numbers"]) -> Float[Tensor, "samples width"]:
-        """Few sums of these numbers."""
-        if self.hashing is None:
-            return numbers
-        sums = numbers.new_zeros(len(numbers), self.width)
-        return sums.index_add_(1, self.hashing.place.to(numbers.device), numbers * self.hashing.sign.to(numbers))
 
 
 def usual_features(samples: int | None) -> int:

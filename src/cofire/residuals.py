@@ -75,8 +75,8 @@ class Sums:
         """Add a batch.
 
         Args:
-            rows: Features, centred and scaled so that float32 products of a batch are exact enough. While they are few they are
-                held, not copied, and must stay as they are.
+            rows: Features, centred and scaled so that float32 products of a batch are exact enough. They are held, not copied,
+                until many are summed at once, and must stay as they are.
             scores: Present class scores.
             labels: True classes.
         """
@@ -186,7 +186,7 @@ class Corrector:
     def __init__(self, sums: Sums, like: "Corrector | None" = None):
         if not sums.samples:
             raise InputError("a correction needs at least one sample", "the sums are empty")
-        if not all(map(_finite, [sums.curvature] if sums.summed else [some.rows for some in sums.few])):
+        if not all(map(_finite, [sums.curvature] if sums.summed else [part for some in sums.few for part in some[:2]])):
             raise InputError("features must be finite", "found some that are not")
         self.sums, self.few = sums, None if sums.summed else Few.of(sums.few, like.few if like else None)
         self.slope = sums.gradient if self.few is None else self.few.slope_of([some.errors for some in sums.few])
@@ -307,6 +307,10 @@ class Few:
 
     def weights_of(self, factors: Sequence[Tensor], start: Tensor | None, slope: Tensor) -> list[Tensor]:
         """The weights for each of several factors of S X Xᵀ S + n λ, which share the products with all rows."""
+        with torch.autocast(self.rows.device.type, enabled=False):
+            return self._weights_of(factors, start, slope)
+
+    def _weights_of(self, factors: Sequence[Tensor], start: Tensor | None, slope: Tensor) -> list[Tensor]:
         root = self.root[:, None]
         wanted = slope if start is None else slope + root * (start[:-1].to(self.rows).T @ self.rows.T).T  # so ordered for speed
         shares, intercepts = [], []
@@ -351,8 +355,9 @@ def _finite(values: Tensor) -> bool:
 def _products(rows: Tensor) -> Float[Tensor, "rows rows"]:
     """Of all pairs of rows, float64."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for some in rows.split(_HELD, 1):
-        _add_products(some, total)
+    with torch.autocast(rows.device.type, enabled=False):
+        for some in rows.split(_HELD, 1):
+            _add_products(some, total)
     return total
 
 
