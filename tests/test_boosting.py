@@ -24,7 +24,7 @@ from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, Sight, form_of, scores_in
-from cofire.residuals import Corrector, Sums, probabilities
+from cofire.residuals import Corrector, Sums, added, probabilities
 from cofire.scoring import accuracy, calibration_error, lacking, log_loss, mcnemar
 from cofire.stacking import Paths, Stack, cross_fitted, folds_of, stacked, together
 
@@ -423,16 +423,24 @@ def test_scores_that_are_not_finite_are_refused(samples):
         Corrector(sums)
 
 
-def test_products_of_few_samples_are_as_exact_under_autocast():
+@pytest.mark.parametrize("samples", [60, 400])
+def test_a_fit_is_as_exact_under_autocast(samples):
     lots = torch.Generator().manual_seed(9)
-    x = 5 + torch.randn(60, 200, generator=lots)
-    sums = Sums(200, 3)
-    sums.update(x, torch.randn(60, 3, generator=lots), torch.randint(3, (60,), generator=lots))
-    wanted = Corrector(sums)(4e3)
-    with torch.autocast("cpu", torch.bfloat16):
+    x, z = 5 + torch.randn(samples, 200, generator=lots), torch.randn(samples, 3, generator=lots)
+    y = torch.randint(3, (samples,), generator=lots)
+
+    def fitted():
+        sums = Sums(200, 3)
+        sums.update(x, z, y)
+        first = Corrector(sums)(4e3)
         corrector = Corrector(sums)
-        assert corrector.few.rows.dtype == torch.float32
-        assert torch.equal(corrector(4e3), wanted)
+        assert corrector.few is None or corrector.few.rows.dtype == torch.float32
+        parts = [(x, (z + added(x, first[None])[0]).double().softmax(1), y)]
+        return corrector(4e3, first, corrector.slope_at(parts))
+
+    wanted = fitted()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fitted(), wanted)
 
 
 def test_ten_thousand_features_of_few_samples():

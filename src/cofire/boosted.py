@@ -78,12 +78,12 @@ class Rereading(nn.Module):
         layers = {block.layer: block.share for block in columns.blocks}
         if columns.hashing is None:
             return cls(stack.own, intercept, layers, (weights[:-1] / scale[:, None]).to(dtype), mean)
-        place, counts = columns.hashing.place.cpu(), columns.hashing.place.cpu().bincount()
-        sorted_, before = place.argsort(stable=True), counts.cumsum(0) - counts
-        ranks = torch.arange(len(place)) - before[place[sorted_]]
+        counts, numbers = columns.hashing.place.bincount(), columns.hashing.place.argsort(stable=True)
+        sums = columns.hashing.place[numbers]
+        within = torch.arange(len(numbers)) - (counts.cumsum(0) - counts)[sums]
         order = torch.zeros(len(counts), int(counts.max()), dtype=torch.int64)  # padded by number 0, times 0
         factors = torch.zeros_like(order, dtype=torch.float64)
-        order[place[sorted_], ranks], factors[place[sorted_], ranks] = sorted_, (columns.hashing.sign.cpu() / scale)[sorted_]
+        order[sums, within], factors[sums, within] = numbers, (columns.hashing.sign / scale)[numbers]
         return cls(stack.own, intercept, layers, weights[:-1].to(dtype), mean, order, factors.to(dtype))
 
     def forward(self, scores: Tensor, units: Mapping[str, Tensor], firing: Mapping[str, Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ _FEATURES, _WIDE = 2048, 8192
 """Columns; with fewer samples than the first, a fit takes products of samples, which more columns make little dearer."""
 
 _FEW = 32
+"""Samples whose numbers are hashed at once."""
 
 
 @dataclass(frozen=True)

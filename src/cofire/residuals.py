@@ -133,7 +133,9 @@ class Sums:
     @staticmethod
     def gradient_of(rows: Tensor, errors: Tensor) -> Float[Tensor, "rows classes"]:
         """What a batch adds to G, given y - p in float64."""
-        return torch.cat([(errors.to(rows).T @ rows).T.double(), errors.sum(0, keepdim=True)])  # in this order, for speed
+        return torch.cat(
+            [_product(errors.to(rows).T, rows).T.double(), errors.sum(0, keepdim=True)]
+        )  # in this order, for speed
 
     def __add__(self, other: "Sums") -> "Sums":
         if not isinstance(other, Sums):
@@ -307,12 +309,8 @@ class Few:
 
     def weights_of(self, factors: Sequence[Tensor], start: Tensor | None, slope: Tensor) -> list[Tensor]:
         """The weights for each of several factors of S X Xᵀ S + n λ, which share the products with all rows."""
-        with torch.autocast(self.rows.device.type, enabled=False):
-            return self._weights_of(factors, start, slope)
-
-    def _weights_of(self, factors: Sequence[Tensor], start: Tensor | None, slope: Tensor) -> list[Tensor]:
         root = self.root[:, None]
-        wanted = slope if start is None else slope + root * (start[:-1].to(self.rows).T @ self.rows.T).T  # so ordered for speed
+        wanted = slope if start is None else slope + root * _product(start[:-1].to(self.rows).T, self.rows.T).T
         shares, intercepts = [], []
         for factor in factors:
             found = _solved(factor, torch.cat([wanted, root], 1))
@@ -320,7 +318,7 @@ class Few:
             intercepts.append(total[:, :-1] / total[:, -1:])
             shares.append(found[:, :-1] - found[:, -1:] * intercepts[-1])
         before = 0.0 if start is None else start[-1:]
-        weights = ((root * torch.cat(shares, 1)).to(self.rows).T @ self.rows).T.split(slope.shape[1], 1)  # likewise
+        weights = _product((root * torch.cat(shares, 1)).to(self.rows).T, self.rows).T.split(slope.shape[1], 1)
         return [torch.cat([each.double(), before + own]) for each, own in zip(weights, intercepts, strict=True)]
 
 
@@ -340,7 +338,7 @@ def added(
 ) -> list[Float[Tensor, "samples classes"]]:
     """What each of several corrections adds to the scores."""
     wide = weights.to(rows).mT.flatten(0, 1)
-    return list(torch.addmm(wide[:, -1:], wide[:, :-1], rows.T).T.split(weights.shape[2], 1))  # in this order, for speed
+    return list(_product(wide[:, :-1], rows.T).add_(wide[:, -1:]).T.split(weights.shape[2], 1))  # in this order, for speed
 
 
 def _error(p: Tensor, labels: Tensor) -> Float[Tensor, "samples classes"]:
@@ -352,12 +350,17 @@ def _finite(values: Tensor) -> bool:
     return bool(values.sum().isfinite() or values.isfinite().all())  # the sum is found much sooner
 
 
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """The product of two matrices, as exact as their type also under autocast."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right
+
+
 def _products(rows: Tensor) -> Float[Tensor, "rows rows"]:
     """Of all pairs of rows, float64."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    with torch.autocast(rows.device.type, enabled=False):
-        for some in rows.split(_HELD, 1):
-            _add_products(some, total)
+    for some in rows.split(_HELD, 1):
+        _add_products(some, total)
     return total
 
 
@@ -365,6 +368,6 @@ def _add_products(rows: Tensor, total: Tensor) -> None:
     """Add the products of all pairs of rows, which are the same above the diagonal as below it."""
     for first in range(0, len(rows), _BLOCK):
         last = min(first + _BLOCK, len(rows))
-        part = rows[first:last] @ rows[:last].T
+        part = _product(rows[first:last], rows[:last].T)
         total[first:last, :last] += part
         total[:first, first:last] += part[:, :first].T
