@@ -24,7 +24,7 @@ from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, Sight, form_of, scores_in
-from cofire.residuals import Corrector, Sums, added, probabilities
+from cofire.residuals import Corrector, Few, Some, Sums, added, probabilities
 from cofire.scoring import accuracy, calibration_error, lacking, log_loss, mcnemar
 from cofire.stacking import Paths, Stack, cross_fitted, folds_of, stacked, together
 
@@ -97,6 +97,10 @@ def scores_over(model, batches):
         return torch.cat([model(x) for x, _ in batches])
 
 
+def weights(corrector, ridge, start=None, slope=None):
+    return corrector.weights_of(corrector(ridge, start, slope)[None])[0]
+
+
 # ---------------------------------------------------------------- closed forms
 
 
@@ -167,7 +171,7 @@ def test_sums_do_not_depend_on_batches(seed, features, parts):
         shards.append(shard)
     joined = sum(shards[1:], shards[0])
     assert joined.samples == 60
-    before = [Corrector(sums)(1e-2) for sums in (whole, joined)]
+    before = [weights(Corrector(sums), 1e-2) for sums in (whole, joined)]
     assert torch.allclose(*before, rtol=0, atol=1e-12)
     assert torch.allclose(joined.curvature, whole.curvature, rtol=0, atol=1e-12)
     assert torch.allclose(joined.gradient, whole.gradient, rtol=0, atol=1e-12)
@@ -313,7 +317,7 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
     for part in zip(x.split(64), z.split(64), y.split(64), strict=True):
         sums.update(*part)
     assert sums.summed == (samples >= 71)
-    found = Corrector(sums)(ridge)
+    found = weights(Corrector(sums), ridge)
     assert torch.allclose(found, direct(x, z, y, ridge, 4), rtol=1e-5, atol=1e-6)
     start = torch.randn(71, 4, generator=lots).double()
     summed = sums.curvature  # from here on it is
@@ -328,17 +332,14 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
 def test_several_ridges_at_once_are_those_one_by_one(samples, dtype):
     lots = torch.Generator().manual_seed(3)
     x, y = torch.randn(samples, 70, generator=lots).to(dtype), torch.randint(4, (samples,), generator=lots)
-    sums, start = Sums(70, 4), torch.randn(71, 4, generator=lots).double()
+    sums = Sums(70, 4)
     sums.update(x, torch.randn(samples, 4, generator=lots), y)
-    for before in (None, start):
+    corrector = Corrector(sums)
+    for before in (None, torch.randn_like(corrector(1.0))):
         found = Corrector(sums).each([1e-3, 1e-1, 10.0], before)
         assert list(found) == [1e-3, 1e-1, 10.0]
-        for ridge, weights in found.items():
-            alone = Corrector(sums)(ridge, before)
-            if dtype == torch.float64 or samples > 70:
-                assert torch.allclose(weights, alone, rtol=1e-10, atol=1e-12)
-            else:  # products are float32 for the strong ridges and float64 from the first weak one on
-                assert float((weights - alone).norm() / alone.norm()) < 1e-5
+        for ridge, correction in found.items():
+            assert torch.equal(correction, Corrector(sums)(ridge, before))
 
 
 @pytest.mark.parametrize("samples", [40, 300])
@@ -351,9 +352,9 @@ def test_other_weights_of_the_same_samples_need_no_new_products(samples):
     corrector = Corrector(old)
     corrector(1e-2)
     corrector.forget()
-    wanted = Corrector(new)(1e-2)
-    others, found = Corrector(old)(1e-2), Corrector(new, corrector)(1e-2)
-    assert float((found - wanted).norm() / wanted.norm()) < 1e-4  # products of more rows are float32
+    wanted = weights(Corrector(new), 1e-2)
+    others, found = weights(Corrector(old), 1e-2), weights(Corrector(new, corrector), 1e-2)
+    assert torch.equal(found, wanted)
     assert float((others - wanted).norm() / wanted.norm()) > 0.1
 
 
@@ -370,48 +371,69 @@ def test_a_slope_at_other_scores_is_that_of_sums_there(samples):
     parts = [(x[some], there[some].double().softmax(1), y[some]) for some in (slice(0, 30), slice(30, None))]
     slope = corrector.slope_at(parts)
     penalised = torch.diag(torch.tensor([0.1] * 70 + [0.0], dtype=torch.float64))
-    weights, curvature = corrector(0.1, slope=slope), sums.curvature / samples
-    assert torch.allclose((curvature + penalised) @ weights, others.gradient / samples, rtol=0, atol=1e-5)
+    found, curvature = weights(corrector, 0.1, slope=slope), sums.curvature / samples
+    assert torch.allclose((curvature + penalised) @ found, others.gradient / samples, rtol=0, atol=1e-5)
 
 
-def test_fewer_samples_than_features_are_solved_for_as_exactly_as_rounding_allows():
-    """Correlated float32 features, weak ridges, and a start."""
+def hard(samples=200, features=900, centre=0.0):
+    """Correlated features, and random labels, which scores must go far to meet."""
     lots = torch.Generator().manual_seed(7)
-    strength = torch.logspace(2, -3, 300)[:, None]
-    x = (torch.randn(200, 300, generator=lots) * strength.T) @ torch.randn(300, 900, generator=lots) / 17
-    z, y = torch.randn(200, 5, generator=lots), torch.randint(5, (200,), generator=lots)
-    start = torch.randn(901, 5, generator=lots).double() / 100
+    strength = torch.logspace(0, -3, 300)[:, None]
+    x = centre + (torch.randn(samples, 300, generator=lots) * strength.T) @ torch.randn(300, features, generator=lots)
+    return x, torch.randn(samples, 5, generator=lots), torch.randint(5, (samples,), generator=lots)
+
+
+@pytest.mark.parametrize("centre", [0.0, 100.0])  # as where statistics are of other data
+@pytest.mark.parametrize("ridge", [4e-4, 4e-2, 4.0])
+def test_one_step_with_float32_products_goes_where_the_exact_one_goes(ridge, centre):
+    x, z, y = hard(centre=centre)
+    steps = []
+    for rows in (x, x.double()):
+        sums = Sums(900, 5)
+        sums.update(rows, z, y)
+        corrector = Corrector(sums)
+        assert corrector.few.products.dtype == rows.dtype
+        steps.append(added(x.double(), weights(corrector, ridge)[None])[0])
+    assert float((steps[0] - steps[1]).norm() / steps[1].norm()) < 5e-2
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-2])
+def test_steps_end_where_the_slope_is_zero_however_products_are_rounded(off):
+    """At the minimum of the ridge-penalised log-loss, with products as they come, and with worse ones."""
+    ridge, (x, z, y) = 10.0, hard()
     sums = Sums(900, 5)
     sums.update(x, z, y)
-    weight, gradient = Sums.weights_of(probabilities(z)), sums.gradient
-    full = torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
-    for ridge in (4e-4, 4e-2, 4.0):
-        found = Corrector(sums)(ridge, start)
-        penalised = torch.tensor([[ridge]] * 900 + [[0.0]], dtype=torch.float64)
-        left = full.T @ (weight[:, None] * (full @ (found - start))) / 200 + penalised * found - gradient / 200
-        assert float(left.norm() / gradient.norm() * 200) < 1e-4
+    corrector, exact = Corrector(sums), Corrector(sums)
+    size = corrector.few.products.diagonal().sqrt()
+    noise = torch.randn(len(x), len(x), generator=torch.Generator().manual_seed(1))
+    corrector.few.products.add_(off * (noise + noise.T) * size * size[:, None] / 200**0.5)
+    one, other = (weights(each, ridge) for each in (corrector, exact))
+    assert (float((one - other).norm() / other.norm()) > 0.01) == (off > 0)
+    now, slopes, full = None, [], torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
+    for _ in range(80):
+        there = torch.zeros_like(one) if now is None else corrector.weights_of(now[None])[0]
+        slope = corrector.slope_at([(x, probabilities(z + added(x, there[None])[0]), y)])
+        penalised = torch.cat([there[:-1], torch.zeros(1, 5, dtype=torch.float64)])
+        slopes.append(float((full.T @ slope / 200 - ridge * penalised).norm()))
+        now = corrector(ridge, now, slope)
+        assert now[:-1].sum(0).abs().max() < 1e-12 * now[:-1].abs().sum(0).max()
+    assert slopes[-1] < 1e-4 * slopes[0]
 
 
-def test_a_ridge_near_the_rounding_of_float32_products_has_exact_ones(monkeypatch):
-    lots = torch.Generator().manual_seed(8)
-    x = 30 + torch.randn(100, 400, generator=lots)  # as where statistics are of other data
-    z, y = torch.randn(100, 3, generator=lots), torch.randint(3, (100,), generator=lots)
-    sums, wanted = Sums(400, 3), Sums(400, 3)
-    sums.update(x, z, y)
-    wanted.update(x.double(), z, y)
-
-    def off(ridge):
-        corrector, exact = Corrector(sums), Corrector(wanted)(ridge)
-        assert corrector.few.rows.dtype == torch.float32
-        found = corrector(ridge)
-        assert (corrector.few.rows.dtype == torch.float64) == (ridge < 1)
-        return float((found - exact).norm() / exact.norm())
-
-    assert off(100.0) < 1e-4
-    assert off(4e-5) < 1e-12
-    monkeypatch.setattr("cofire.residuals._EXACT", 0.0)
-    found, exact = (Corrector(each)(4e-5) for each in (sums, wanted))
-    assert float((found - exact).norm() / exact.norm()) > 1e-4
+@pytest.mark.parametrize("kind", ["correlated", "far from zero", "of very different size"])
+def test_products_of_all_pairs_are_off_by_less_than_is_added_to_their_diagonal(kind):
+    x = {
+        "correlated": hard(400, 2000, centre=10.0)[0], "far from zero": 30 + torch.randn(500, 600),
+        "of very different size": torch.randn(300, 400) * torch.logspace(-6, 6, 300)[:, None],
+    }[kind]  # fmt: skip
+    few = Few.of([Some(x, torch.ones(len(x), dtype=torch.float64), torch.zeros(len(x), 2, dtype=torch.float64))])
+    exact = few.rows.double() @ few.rows.double().T
+    root = exact.diagonal().rsqrt()
+    off = (few.matrix(0.0).double() - exact) * root * root[:, None]
+    assert 0 < float(off.diagonal().min()) < float(off.diagonal().max()) < 2e-4
+    assert not torch.linalg.cholesky_ex(few.matrix(0.0))[1]
+    if kind != "of very different size":  # there, rows less their mean are nearly the same ones, and rounded in the same way
+        assert float(torch.linalg.eigvalsh(off)[0]) > 0
 
 
 @pytest.mark.parametrize("samples", [40, 300])
@@ -432,11 +454,10 @@ def test_a_fit_is_as_exact_under_autocast(samples):
     def fitted():
         sums = Sums(200, 3)
         sums.update(x, z, y)
-        first = Corrector(sums)(4e3)
         corrector = Corrector(sums)
-        assert corrector.few is None or corrector.few.rows.dtype == torch.float32
-        parts = [(x, (z + added(x, first[None])[0]).double().softmax(1), y)]
-        return corrector(4e3, first, corrector.slope_at(parts))
+        first = corrector(4e3)
+        parts = [(x, (z + added(x, corrector.weights_of(first[None]))[0]).double().softmax(1), y)]
+        return weights(corrector, 4e3, first, corrector.slope_at(parts))
 
     wanted = fitted()
     with torch.autocast("cpu", torch.bfloat16):
@@ -449,14 +470,14 @@ def test_ten_thousand_features_of_few_samples():
     y = torch.randint(1000, (200,), generator=lots)
     sums = Sums(10_000, 1000)
     sums.update(x, z, y)
-    found = Corrector(sums)(1e-3)
+    found = weights(Corrector(sums), 1e-3)
     p = z.double().softmax(1)
     weight = 0.9 * (1 - p.square().sum(1)) + 0.1 * (1 - 1 / 1000)
     full = torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
     penalised = 1e-3 * found
     penalised[-1] = 0
     left = full.T @ (weight[:, None] * (full @ found)) / 200 + penalised - sums.gradient / 200
-    assert left.norm() < 1e-5 * (sums.gradient / 200).norm()
+    assert left.norm() < 1e-3 * (sums.gradient / 200).norm()  # float32 products; another step takes most of this away
 
 
 @pytest.mark.parametrize(("samples", "classes"), [(300, 4), (1500, 4), (1200, 30)])
@@ -549,14 +570,14 @@ def test_a_correction_starts_from_what_the_model_knows():
 
 
 def test_few_samples_are_hashed_into_more_columns():
-    _, x, y = problem(0, 2100)
+    _, x, y = problem(0, 4097)
     wide = nn.Sequential(nn.Linear(12, 2100), nn.ReLU(), nn.Linear(2100, 3))
     stats = cofire.record(wide, [(x, y)], progress=False)
     pairs = torch.utils.data.TensorDataset(x, y)
-    few = torch.utils.data.Subset(pairs, range(2047))
+    few = torch.utils.data.Subset(pairs, range(4096))
     for batches, words in (
-        ([(x[:1000], y[:1000]), (x[1000:2047], y[1000:2047])], 0), (torch.utils.data.DataLoader(few, 500), 0),
-        ([(x[:1000], y[:1000]), (x[1000:2048], y[1000:2048])], 1), (torch.utils.data.DataLoader(pairs, 500), 1),
+        ([(x[:4000], y[:4000]), (x[4000:4096], y[4000:4096])], 0), (torch.utils.data.DataLoader(few, 500), 0),
+        ([(x[:4000], y[:4000]), (x[4000:], y[4000:])], 1), (torch.utils.data.DataLoader(pairs, 500), 1),
     ):  # fmt: skip
         better = cofire.boost(wide, batches, stats, validation=[(-x, y)], controls=False, progress=False)
         assert better.words.count("Its 2,100 hidden units are hashed into 2,048 numbers.") == words
@@ -591,7 +612,7 @@ def test_thousands_of_features_and_classes():
     curvature = (full * weight[:, None]).T @ full / 4000
     curvature[:-1, :-1] += 1e-2 * torch.eye(3000, dtype=torch.float64)
     wanted = torch.linalg.solve(curvature, full.T @ (torch.nn.functional.one_hot(y, 1000).double() - p) / 4000)
-    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-3  # factors are float32; another step takes most of this away
 
 
 def test_a_ridge_below_the_rounding_of_sums_is_left_out():
@@ -603,7 +624,6 @@ def test_a_ridge_below_the_rounding_of_sums_is_left_out():
     assert corrector(1e-9) is None
     found = corrector(1e-1)
     assert found.isfinite().all()
-    assert torch.equal(corrector.as_before(corrector.slope), found[None])
     sums.curvature[0, 0] = torch.nan
     with pytest.raises(InputError, match="features must be finite"):
         Corrector(sums)
@@ -754,7 +774,7 @@ def test_where_a_net_has_learned_nothing_steps_go_most_of_the_way_to_the_regress
             fitting = _Fitting(reader, batches, held, 2048, 0, False)
             fitting.descent.sum()
             fitting.descent.first()
-            found = [fitting.descent.weights]
+            found = [fitting.descent.corrector.weights_of(fitting.descent.best[None])]
             fitting.descent.further()
             found += [fitting.descent.weights, residual_probes(*map(torch.cat, zip(*fitting.batches, strict=True)), steps=100)]
             assert fitting.descent.renewed

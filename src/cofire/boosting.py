@@ -61,8 +61,8 @@ def boost(
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
         features: Fit at most so many numbers per sample; by default 2,048, or 8,192 where ``batches`` are a list or a loader of
-            fewer than 2,048 samples. The fit takes five to a dozen times the square of these numbers in memory, in float64, or
-            of the samples where they are fewer. Where units and shares of firing positions are more, the shares are left out,
+            at most 4,096 samples. The fit takes about a dozen times the square of these numbers in memory, or of the samples
+            where they are fewer, in float32. Where units and shares of firing positions are more, the shares are left out,
             and where the units are more, they are hashed: each has a random sign, and goes into a random one of so many sums.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.

@@ -46,16 +46,19 @@ class Descent:
         """Whether held-out samples lack a class as no random ones would."""
         self.place = MIDDLE
         self.weights: Tensor = torch.empty(0)
-        """Of the correction, [1, rows, classes]; after the first step, of one for each ridge."""
+        """Of the correction, [1, rows, classes]."""
+        self.tried: list[int] = []
+        """Places of the ridges by which first corrections were made."""
         self.noise: Tensor = torch.empty(0)
-        """Of first corrections towards random labels, by ridge, where they are asked for."""
+        """Weights of first corrections towards random labels, by ridge, where they are asked for."""
 
     def run(self, random: bool = False) -> None:
         """All of it, and where asked first corrections towards random labels."""
         self.sum()
         self.first()
         if random:
-            self.noise = self.corrector.as_before(self.corrector.slope_at(self.blind()))
+            slope = self.corrector.slope_at(self.blind())
+            self.noise = self.corrector.weights_of(torch.stack(list(self.corrections(set(self.tried), slope=slope).values())))
         self.further()
 
     def sum(self) -> None:
@@ -104,57 +107,58 @@ class Descent:
 
     def first(self) -> None:
         """First corrections by the best ridge and its neighbours, and paths along the best of them."""
-        weights, others, places, stacks, tried = [], [], [], [], set()
-        while wanted := self.near() - tried:
-            tried |= wanted
-            found = self.corrections(wanted)
-            if not found:
-                self.place += not weights  # all of them are below the rounding of the sums
+        found, others, stacks, asked = [], [], [], set()
+        while wanted := self.near() - asked:
+            asked |= wanted
+            new = self.corrections(wanted)
+            if not new:
+                self.place += not found  # all of them are below the rounding of the sums
                 continue
-            scores = self.scores_of(torch.stack(list(found.values())))
+            scores = self.scores_of(self.corrector.weights_of(torch.stack(list(new.values()))))
             fitted = stacks_of(self.own, self.labels, scores, offsets=False)
             stacks += [replace(stack, place=len(stacks) + at) for at, stack in enumerate(fitted)]
-            places, weights, others = [*places, *found], [*weights, *found.values()], [*others, *scores]
-            self.place = places[min(stacks, key=lambda stack: stack.loss).place]
-        if not weights:
+            self.tried, found, others = [*self.tried, *new], [*found, *new.values()], [*others, *scores]
+            self.place = self.tried[min(stacks, key=lambda stack: stack.loss).place]
+        if not found:
             raise InputError("features must be of like size", f"no ridge up to {RIDGES[-1]:g} makes their sums definite")
-        self.weights = torch.stack(weights)
-        self.paths, self.best = Paths.along_best(self.own, self.labels, others, stacks, seed=self.seed)
+        self.paths, best = Paths.along_best(self.own, self.labels, others, stacks, seed=self.seed)
+        self.best = best.other * torch.stack(found)[best.place]
 
     def further(self) -> None:
         """More corrections, while the log-loss of samples falls that had no say in how far to go.
 
         Each goes along new steps by three ridges and the last change at once.
         """
-        best, change = self.best.other * self.weights[self.best.place], None
+        best, change = self.best, None
         for _ in range(_STEPS):
-            slope = self.at(self.paths.whole.own, best)
+            slope = self.at(self.paths.whole.own, self.corrector.weights_of(best[None])[0])
             steps = {place: further - best for place, further in self.corrections(self.near(), best, slope).items()}
             if not steps:  # all of these ridges are below the rounding of the sums
                 break
             ways = torch.stack([*steps.values(), *([] if change is None else [change])])
-            paths, factors = self.paths.along(self.scores_of(ways))
+            along = self.corrector.weights_of(ways)
+            paths, factors = self.paths.along(self.scores_of(along))
             if not paths.loss < self.paths.loss:
                 break
-            far = factors[2 : 2 + len(steps)].abs() * ways[: len(steps)].flatten(1).norm(dim=1)
+            far = factors[2 : 2 + len(steps)].abs() * along[: len(steps)].flatten(1).norm(dim=1)
             self.place = list(steps)[int(far.argmax())]
             change = (factors[1] - 1) * best + torch.tensordot(factors[2:], ways, 1)
             best, before, self.paths = best + change, self.paths.loss, paths
             if paths.loss > (1 - _WORTH) * before:
                 break
-        self.weights = best[None]
+        self.weights = self.corrector.weights_of(best[None])
 
     def near(self) -> set[int]:
         """The places of the present ridge and its neighbours."""
         return {self.place - 1, self.place, self.place + 1} & set(range(len(RIDGES)))
 
     def corrections(self, places: set[int], start: Tensor | None = None, slope: Tensor | None = None) -> dict[int, Tensor]:
-        """The weights for the ridges at these places, but those that cannot be used."""
+        """The corrections by the ridges at these places, but those that cannot be used."""
         found = self.corrector.each([RIDGES[place] for place in sorted(places)], start, slope)
-        return {RIDGES.index(ridge): weights for ridge, weights in found.items()}
+        return {RIDGES.index(ridge): correction for ridge, correction in found.items()}
 
     def scores_of(self, weights: Tensor) -> list[Tensor]:
-        """What each of several corrections adds to the scores of the different held-out samples."""
+        """What the weights of each of several corrections add to the scores of the different held-out samples."""
         found = [added(row, weights) for row, _, _ in self.validation]
         return [torch.cat(parts)[self.validation.first] for parts in zip(*found, strict=True)]
 

@@ -19,7 +19,7 @@ _SHARE_MEAN, _SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
 _FEATURES, _WIDE = 2048, 8192
-"""Columns; with fewer samples than the first, a fit takes products of samples, which more columns make little dearer."""
+"""Columns; up to half as many samples as the second, a fit takes products of samples, which more columns make little dearer."""
 
 _FEW = 32
 """Samples whose numbers are hashed at once."""
@@ -137,7 +137,7 @@ class Columns:
 
 def usual_features(samples: int | None) -> int:
     """How many columns a fit to so many samples has, or to an unknown number of them."""
-    return _FEATURES if samples is None or samples >= _FEATURES else _WIDE
+    return _WIDE if samples is not None and 2 * samples <= _WIDE else _FEATURES
 
 
 def columns_of(stats: FiringStats, layers: list[str], features: int, seed: int = 0) -> Columns:

@@ -22,8 +22,9 @@ _BLOCK = 256  # rows whose products are summed at once
 
 _HELD = 2048  # samples, or columns, likewise
 
-_EXACT = 1e5
-"""How many times the rounding of float32 products a ridge must be; below, they are made in float64."""
+_SLACK = 2.0
+"""How many times the rounding of their type, and the root of how many rows there are, the products of all pairs of rows may be
+off together, as a share of their diagonal."""
 
 
 class Some(NamedTuple):
@@ -64,6 +65,8 @@ class Sums:
         self.samples = 0
         self.weight = 0.0
         """The sum of w."""
+        self.dtype: torch.dtype | None = None
+        """Of the features."""
         self.few: list[Some] = []
         """Samples while their products are not summed."""
         self._gradient = torch.zeros(features + 1, classes, dtype=torch.float64, device=device)
@@ -83,6 +86,7 @@ class Sums:
         p = probabilities(scores)
         weight = self.weights_of(p)
         self.few.append(Some(rows, weight.sqrt(), _error(p, labels)))
+        self.dtype = rows.dtype if self.dtype is None else torch.promote_types(self.dtype, rows.dtype)
         self.samples += len(rows)
         self.weight += float(weight.sum())
         self._fold()
@@ -149,6 +153,8 @@ class Sums:
         both = Sums(self.width - 1, self._gradient.shape[1], device)
         both.samples = self.samples + other.samples
         both.weight = self.weight + other.weight
+        types = [sums.dtype for sums in (self, other) if sums.dtype is not None]
+        both.dtype = torch.promote_types(types[0], types[-1]) if types else None
         both.few = [Some(*(part.to(device) for part in some)) for some in (*self.few, *other.few)]
         both._gradient = self._gradient + other._gradient.to(device)
         both._curvature = sum((part.to(device) for part in known[1:]), known[0].to(device, copy=True)) if known else None
@@ -157,20 +163,23 @@ class Sums:
 
 
 class Corrector:
-    r"""Weights of a correction at one curvature, for any ridge, slope and start; the last row is the intercept.
+    r"""Corrections at one curvature, for any ridge, slope and start.
 
     .. math:: W = W_0 + (H / n + \lambda D)^{-1} (G / n - \lambda D W_0)
 
-    with D the identity, and 0 for the intercept. It is one Newton step on the ridge-penalised log-loss; because H bounds the
-    curvature at other scores nearly as well, its factors, made when first asked for and kept, serve further steps.
+    with D the identity, and 0 for the intercept, which is the last row of W. It is one Newton step on the ridge-penalised
+    log-loss; because H bounds the curvature at other scores nearly as well, its factors, made when first asked for and kept,
+    serve further steps.
 
-    Where samples are fewer than features the same weights are sums of samples: with X the rows, s the roots of w, S the
-    diagonal matrix of them, and R the errors (y - p) / s,
+    Where samples are fewer than features, weights are sums of samples, and a correction is the coefficients of those, with an
+    intercept as the last row. With X the rows, s the roots of w, S the diagonal matrix of them, and E the errors y - p,
 
-    .. math:: W = X^\top S (\beta - \eta\, b), \quad (S X X^\top S + n \lambda) [\beta, \eta] = [R + S X W_0, s], \quad
-              b = \frac{s^\top \beta}{s^\top \eta},
+    .. math:: W = X^\top A, \quad A = A_0 + S (\beta - \eta\, b^\top), \quad
+              (S X X^\top S + n \lambda) [\beta, \eta] = [S^{-1} (E - n \lambda A_0), s],
 
-    and b is added to the intercept.
+    and b, which is added to the intercept, is such that A sums to 0 over samples, as the log-loss wants it. E is that of scores
+    made with W, and so steps lead to the same end however X Xᵀ is rounded: products and factors are of the type of X, and their
+    rounding is made up for on the diagonal.
 
     Source:
         Ours; the bound of the curvature is in the spirit of Böhning 1992, "Multinomial logistic regression algorithm"; the sums
@@ -191,12 +200,9 @@ class Corrector:
         if not all(map(_finite, [sums.curvature] if sums.summed else [part for some in sums.few for part in some[:2]])):
             raise InputError("features must be finite", "found some that are not")
         self.sums, self.few = sums, None if sums.summed else Few.of(sums.few, like.few if like else None)
-        self.slope = sums.gradient if self.few is None else self.few.slope_of([some.errors for some in sums.few])
-        """Of the log-loss at the scores of the sums: G, or R where samples are fewer than features."""
-        self.penalised = torch.ones(sums.width, 1, dtype=torch.float64, device=self.slope.device)
-        self.penalised[-1] = 0
-        self._factors: dict[float, Tensor] = {}
-        self._unusable: set[float] = set()
+        self.slope = sums.gradient if self.few is None else torch.cat([some.errors for some in sums.few])
+        """Of the log-loss at the scores of the sums: G, or E where samples are fewer than features."""
+        self._factors: dict[float, Tensor | None] = {}
 
     def slope_at(self, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """The slope for the same samples, in their order, at other scores or towards other labels.
@@ -205,20 +211,20 @@ class Corrector:
             parts: By batch: features, probabilities in float64, and labels.
         """
         if self.few is not None:
-            return self.few.slope_of([_error(p, labels) for _, p, labels in parts])
+            return torch.cat([_error(p, labels) for _, p, labels in parts])
         slope = torch.zeros_like(self.slope)
         for rows, p, labels in parts:
             slope += Sums.gradient_of(rows, _error(p, labels))
         return slope
 
     def __call__(
-        self, ridge: float, start: Float[Tensor, "rows classes"] | None = None, slope: Tensor | None = None
-    ) -> Float[Tensor, "rows classes"] | None:
-        """The weights, float64; where nothing is left to correct they are 0.
+        self, ridge: float, start: Float[Tensor, "numbers classes"] | None = None, slope: Tensor | None = None
+    ) -> Float[Tensor, "numbers classes"] | None:
+        """The correction, float64: weights, or coefficients of samples; where nothing is left to correct they are 0.
 
         Args:
             ridge: Lambda.
-            start: Weights that the scores of the slope already hold.
+            start: The correction that the scores of the slope already hold.
             slope: Of :meth:`slope_at`; by default at the scores of the sums.
 
         Returns:
@@ -227,49 +233,46 @@ class Corrector:
         return self.each([ridge], start, slope).get(ridge)
 
     def each(
-        self, ridges: Iterable[float], start: Float[Tensor, "rows classes"] | None = None, slope: Tensor | None = None
-    ) -> dict[float, Float[Tensor, "rows classes"]]:
-        """The weights for several ridges, but those below the rounding of the sums; arguments as for one."""
-        usable = [ridge for ridge in ridges if self._has_factor(ridge)]
+        self, ridges: Iterable[float], start: Float[Tensor, "numbers classes"] | None = None, slope: Tensor | None = None
+    ) -> dict[float, Float[Tensor, "numbers classes"]]:
+        """The corrections for several ridges, but those below the rounding of the sums; arguments as for one."""
         slope, start = self.slope if slope is None else slope, None if start is None else start.to(self.slope)
-        if not usable:
-            return {}
-        if self.few is not None:
-            factors = [self._factors[ridge] for ridge in usable]
-            return dict(zip(usable, self.few.weights_of(factors, start, slope), strict=True))
-        found = {}
-        for ridge in usable:
-            right = slope / self.sums.samples
-            if start is None:
-                found[ridge] = _solved(self._factors[ridge], right)
-            else:
-                found[ridge] = start + _solved(self._factors[ridge], right - ridge * self.penalised * start)
-        return found
+        factors = {ridge: self._factor(ridge) for ridge in ridges}
+        return {ridge: self._moved(ridge, factor, start, slope) for ridge, factor in factors.items() if factor is not None}
 
-    def _has_factor(self, ridge: float) -> bool:
-        """Whether H / n + λ D has a Cholesky factor, or that of the products of fewer samples than features and n λ."""
-        if ridge not in self._factors and ridge not in self._unusable:
+    def _moved(self, ridge: float, factor: Tensor, start: Tensor | None, slope: Tensor) -> Float[Tensor, "numbers classes"]:
+        """One correction, by the factor for its ridge."""
+        if self.few is not None:
+            before = slope.new_zeros(len(slope) + 1, slope.shape[1]) if start is None else start
+            return before + self.few.step(factor, slope - self.sums.samples * ridge * before[:-1], -before[:-1].sum(0))
+        before = torch.zeros_like(slope) if start is None else start
+        shared, one = self.sums.curvature[:-1, -1:], self.sums.curvature[-1, -1]  # with the intercept, which is solved for last
+        right = slope[:-1] - self.sums.samples * ridge * before[:-1] - shared * (slope[-1] / one)
+        step = _solved(factor, (right / self.sums.samples).to(factor)).double()
+        return before + torch.cat([step, (slope[-1:] - shared.T @ step) / one])
+
+    def weights_of(
+        self, corrections: Float[Tensor, "corrections numbers classes"]
+    ) -> Float[Tensor, "corrections rows classes"]:
+        """The weights of corrections; the last row is the intercept."""
+        return corrections if self.few is None else self.few.weights_of(corrections)
+
+    def _factor(self, ridge: float) -> Tensor | None:
+        """The Cholesky factor of H / n + λ D without the intercept, or of the products of samples and n λ, if there is one."""
+        if ridge not in self._factors:
             if self.few is None:
-                matrix = self.sums.curvature / self.sums.samples
-                matrix.diagonal().add_(ridge * self.penalised[:, 0])
+                shared, one = self.sums.curvature[:-1, -1], self.sums.curvature[-1, -1]
+                matrix = torch.addr(self.sums.curvature[:-1, :-1], shared, shared, alpha=-1 / float(one))
+                matrix = _steadied(matrix.div_(self.sums.samples).to(self.sums.dtype), ridge)
             else:
-                self.few = self.few.exact_for(self.sums.samples * ridge)
-                matrix = self.few.products * self.few.root
-                matrix.mul_(self.few.root[:, None]).diagonal().add_(self.sums.samples * ridge)
+                matrix = self.few.matrix(self.sums.samples * ridge)
             factor, failed = torch.linalg.cholesky_ex(matrix)
-            if failed:
-                self._unusable.add(ridge)
-            else:
-                self._factors[ridge] = factor
-        return ridge in self._factors
+            self._factors[ridge] = None if failed else factor
+        return self._factors[ridge]
 
     def forget(self) -> None:
         """Let go of the factors of all ridges."""
         self._factors = {}
-
-    def as_before(self, slope: Tensor) -> Float[Tensor, "ridges rows classes"]:
-        """The weights for another slope, one for each ridge that was asked for and can be used."""
-        return torch.stack(list(self.each(sorted(self._factors), slope=slope).values()))
 
 
 @dataclass(frozen=True)
@@ -277,12 +280,14 @@ class Few:
     """Fewer samples than features, of which weights are sums.
 
     Args:
-        rows: X.
-        products: X Xᵀ, float64.
-        root: s.
+        rows: X, centred: with coefficients that sum to 0, only the intercept changes.
+        centre: Means over the samples.
+        products: X Xᵀ, of the type of X.
+        root: s, float64.
     """
 
     rows: Float[Tensor, "samples features"]
+    centre: Float[Tensor, " features"]
     products: Float[Tensor, "samples samples"]
     root: Float[Tensor, " samples"]
 
@@ -293,33 +298,42 @@ class Few:
         if like is not None:
             return replace(like, root=root)
         rows = torch.cat([some.rows for some in parts])
-        return cls(rows, _products(rows), root)
+        rows -= (centre := rows.mean(0))
+        return cls(rows, centre, _products(rows), root)
 
-    def exact_for(self, ridge: float) -> "Few":
-        """These, or the same with rows in float64 where the rounding of their products is not far below n λ."""
-        rounding = torch.finfo(self.rows.dtype).eps * float((self.products.diagonal() * self.root.square()).mean())
-        if self.rows.dtype == torch.float64 or ridge > _EXACT * rounding:
-            return self
-        rows = self.rows.double()
-        return replace(self, rows=rows, products=_products(rows))
+    def matrix(self, penalty: float) -> Float[Tensor, "samples samples"]:
+        """S X Xᵀ S with this added to its diagonal."""
+        root = self.root.to(self.products)
+        return _steadied((self.products * root).mul_(root[:, None]), penalty)
 
-    def slope_of(self, errors: Sequence[Float[Tensor, "samples classes"]]) -> Float[Tensor, "samples classes"]:
-        """R, given y - p by batch."""
-        return torch.cat(list(errors)) / self.root[:, None]
-
-    def weights_of(self, factors: Sequence[Tensor], start: Tensor | None, slope: Tensor) -> list[Tensor]:
-        """The weights for each of several factors of S X Xᵀ S + n λ, which share the products with all rows."""
+    def step(
+        self,
+        factor: Float[Tensor, "samples samples"],
+        right: Float[Tensor, "samples classes"],
+        total: Float[Tensor, " classes"],
+    ) -> Float[Tensor, "numbers classes"]:
+        """Coefficients of samples that sum to this total by class, and an intercept, float64; right is E - n λ A₀."""
         root = self.root[:, None]
-        wanted = slope if start is None else slope + root * _product(start[:-1].to(self.rows).T, self.rows.T).T
-        shares, intercepts = [], []
-        for factor in factors:
-            found = _solved(factor, torch.cat([wanted, root], 1))
-            total = root.T @ found
-            intercepts.append(total[:, :-1] / total[:, -1:])
-            shares.append(found[:, :-1] - found[:, -1:] * intercepts[-1])
-        before = 0.0 if start is None else start[-1:]
-        weights = _product((root * torch.cat(shares, 1)).to(self.rows).T, self.rows).T.split(slope.shape[1], 1)
-        return [torch.cat([each.double(), before + own]) for each, own in zip(weights, intercepts, strict=True)]
+        found = root * _solved(factor, torch.cat([right / root, root], 1).to(factor)).double()
+        found, intercept = found[:, :-1], found[:, -1:]
+        share = (found.sum(0) - total) / intercept.sum()
+        return torch.cat([found - intercept * share, share[None]])
+
+    def weights_of(
+        self, corrections: Float[Tensor, "corrections numbers classes"]
+    ) -> Float[Tensor, "corrections rows classes"]:
+        """The weights of several corrections, float64."""
+        wide = corrections[:, :-1].transpose(0, 1).flatten(1).to(self.rows)
+        weights = _product(wide.T, self.rows).double()  # in this order, for speed
+        weights = weights.view(len(corrections), -1, self.rows.shape[1]).mT
+        return torch.cat([weights, corrections[:, -1:] - (self.centre.double() @ weights)[:, None]], 1)
+
+
+def _steadied(matrix: Float[Tensor, "rows rows"], penalty: float) -> Float[Tensor, "rows rows"]:
+    """A matrix of products with this added to its diagonal, in place, and what rounding may have taken from it."""
+    slack = _SLACK * len(matrix) ** 0.5 * torch.finfo(matrix.dtype).eps
+    matrix.diagonal().mul_(1 + slack).add_(penalty)
+    return matrix
 
 
 def _solved(factor: Tensor, right: Tensor) -> Tensor:
@@ -357,8 +371,8 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _products(rows: Tensor) -> Float[Tensor, "rows rows"]:
-    """Of all pairs of rows, float64."""
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    """Of all pairs of rows, of their type."""
+    total = rows.new_zeros(len(rows), len(rows))
     for some in rows.split(_HELD, 1):
         _add_products(some, total)
     return total
