@@ -18,13 +18,14 @@ from cofire.batches import count_in
 from cofire.boosted import Rereading
 from cofire.boosting import _Fitting
 from cofire.controls import keep
+from cofire.correctors import Corrector
 from cofire.descents import LARGE, MIDDLE
 from cofire.errors import CofireWarning, FileError, InputError, LayerError, ModelError
 from cofire.gains import are_gains, words_of
 from cofire.hidden import Columns, columns_of
 from cofire.probes import proposed, residual_probes
 from cofire.readings import Reader, Sight, form_of, scores_in
-from cofire.residuals import Corrector, Few, Some, Sums, added, probabilities
+from cofire.residuals import Sums, added, probabilities
 from cofire.scoring import accuracy, calibration_error, lacking, log_loss, mcnemar
 from cofire.stacking import Paths, Stack, cross_fitted, folds_of, stacked, together
 
@@ -108,7 +109,7 @@ def test_where_every_probability_is_right_there_is_nothing_to_correct():
     labels = torch.arange(4).repeat(5)
     sums = Sums(3, 4)
     sums.update(torch.randn(20, 3), torch.nn.functional.one_hot(labels, 4) * 1e4, labels)
-    assert torch.equal(Corrector(sums)(1e-3), torch.zeros(4, 4, dtype=torch.float64))
+    assert torch.equal(Corrector.of(sums)(1e-3), torch.zeros(4, 4, dtype=torch.float64))
 
 
 def test_without_features_the_correction_moves_to_the_class_shares():
@@ -117,7 +118,7 @@ def test_without_features_the_correction_moves_to_the_class_shares():
     for _ in range(30):  # Newton steps with a bound of the curvature
         sums = Sums(0, 2)
         sums.update(torch.zeros(40, 0), weights[-1].expand(40, 2), labels)
-        weights = Corrector(sums)(1.0, weights)
+        weights = Corrector.of(sums)(1.0, weights)
     assert weights[-1].softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-6)
 
 
@@ -171,7 +172,7 @@ def test_sums_do_not_depend_on_batches(seed, features, parts):
         shards.append(shard)
     joined = sum(shards[1:], shards[0])
     assert joined.samples == 60
-    before = [weights(Corrector(sums), 1e-2) for sums in (whole, joined)]
+    before = [weights(Corrector.of(sums), 1e-2) for sums in (whole, joined)]
     assert torch.allclose(*before, rtol=0, atol=1e-12)
     assert torch.allclose(joined.curvature, whole.curvature, rtol=0, atol=1e-12)
     assert torch.allclose(joined.gradient, whole.gradient, rtol=0, atol=1e-12)
@@ -317,11 +318,11 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
     for part in zip(x.split(64), z.split(64), y.split(64), strict=True):
         sums.update(*part)
     assert sums.summed == (samples >= 71)
-    found = weights(Corrector(sums), ridge)
+    found = weights(Corrector.of(sums), ridge)
     assert torch.allclose(found, direct(x, z, y, ridge, 4), rtol=1e-5, atol=1e-6)
     start = torch.randn(71, 4, generator=lots).double()
     summed = sums.curvature  # from here on it is
-    again = Corrector(sums)(ridge, start)
+    again = Corrector.of(sums)(ridge, start)
     penalised = torch.diag(torch.tensor([ridge] * 70 + [0.0], dtype=torch.float64))
     left = (summed / samples + penalised) @ (again - start) - (sums.gradient / samples - penalised @ start)
     assert left.abs().max() < 1e-9
@@ -329,17 +330,15 @@ def test_corrections_are_those_of_a_direct_solve(samples, ridge):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("samples", [40, 300])
-def test_several_ridges_at_once_are_those_one_by_one(samples, dtype):
+def test_several_ridges_do_not_touch_each_other(samples, dtype):
     lots = torch.Generator().manual_seed(3)
     x, y = torch.randn(samples, 70, generator=lots).to(dtype), torch.randint(4, (samples,), generator=lots)
     sums = Sums(70, 4)
     sums.update(x, torch.randn(samples, 4, generator=lots), y)
-    corrector = Corrector(sums)
+    corrector = Corrector.of(sums)
     for before in (None, torch.randn_like(corrector(1.0))):
-        found = Corrector(sums).each([1e-3, 1e-1, 10.0], before)
-        assert list(found) == [1e-3, 1e-1, 10.0]
-        for ridge, correction in found.items():
-            assert torch.equal(correction, Corrector(sums)(ridge, before))
+        for ridge in (1e-3, 1e-1, 10.0):
+            assert torch.equal(corrector(ridge, before), Corrector.of(sums)(ridge, before))
 
 
 @pytest.mark.parametrize("samples", [40, 300])
@@ -349,11 +348,11 @@ def test_other_weights_of_the_same_samples_need_no_new_products(samples):
     old, new = Sums(70, 4), Sums(70, 4)
     old.update(x, torch.randn(samples, 4, generator=lots), y)
     new.update(x, 5 * torch.randn(samples, 4, generator=lots), y)
-    corrector = Corrector(old)
+    corrector = Corrector.of(old)
     corrector(1e-2)
     corrector.forget()
-    wanted = weights(Corrector(new), 1e-2)
-    others, found = weights(Corrector(old), 1e-2), weights(Corrector(new, corrector), 1e-2)
+    wanted = weights(Corrector.of(new), 1e-2)
+    others, found = weights(Corrector.of(old), 1e-2), weights(Corrector.of(new, corrector), 1e-2)
     assert torch.equal(found, wanted)
     assert float((others - wanted).norm() / wanted.norm()) > 0.1
 
@@ -367,7 +366,7 @@ def test_a_slope_at_other_scores_is_that_of_sums_there(samples):
     sums, others = Sums(70, 4), Sums(70, 4)
     sums.update(x, z, y)
     others.update(x, there, y)
-    corrector = Corrector(sums)
+    corrector = Corrector.of(sums)
     parts = [(x[some], there[some].double().softmax(1), y[some]) for some in (slice(0, 30), slice(30, None))]
     slope = corrector.slope_at(parts)
     penalised = torch.diag(torch.tensor([0.1] * 70 + [0.0], dtype=torch.float64))
@@ -391,8 +390,8 @@ def test_one_step_with_float32_products_goes_where_the_exact_one_goes(ridge, cen
     for rows in (x, x.double()):
         sums = Sums(900, 5)
         sums.update(rows, z, y)
-        corrector = Corrector(sums)
-        assert corrector.few.products.dtype == rows.dtype
+        corrector = Corrector.of(sums)
+        assert corrector.products.dtype == corrector.matrix(ridge).dtype == rows.dtype
         steps.append(added(x.double(), weights(corrector, ridge)[None])[0])
     assert float((steps[0] - steps[1]).norm() / steps[1].norm()) < 5e-2
 
@@ -403,10 +402,10 @@ def test_steps_end_where_the_slope_is_zero_however_products_are_rounded(off):
     ridge, (x, z, y) = 10.0, hard()
     sums = Sums(900, 5)
     sums.update(x, z, y)
-    corrector, exact = Corrector(sums), Corrector(sums)
-    size = corrector.few.products.diagonal().sqrt()
+    corrector, exact = Corrector.of(sums), Corrector.of(sums)
+    size = corrector.products.diagonal().sqrt()
     noise = torch.randn(len(x), len(x), generator=torch.Generator().manual_seed(1))
-    corrector.few.products.add_(off * (noise + noise.T) * size * size[:, None] / 200**0.5)
+    corrector.products.add_(off * (noise + noise.T) * size * size[:, None] / 200**0.5)
     one, other = (weights(each, ridge) for each in (corrector, exact))
     assert (float((one - other).norm() / other.norm()) > 0.01) == (off > 0)
     now, slopes, full = None, [], torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
@@ -426,12 +425,15 @@ def test_products_of_all_pairs_are_off_by_less_than_is_added_to_their_diagonal(k
         "correlated": hard(400, 2000, centre=10.0)[0], "far from zero": 30 + torch.randn(500, 600),
         "of very different size": torch.randn(300, 400) * torch.logspace(-6, 6, 300)[:, None],
     }[kind]  # fmt: skip
-    few = Few.of([Some(x, torch.ones(len(x), dtype=torch.float64), torch.zeros(len(x), 2, dtype=torch.float64))])
-    exact = few.rows.double() @ few.rows.double().T
+    sums = Sums(x.shape[1], 2)
+    sums.update(x, torch.zeros(len(x), 2), torch.arange(len(x)) % 2)
+    corrector = Corrector.of(sums)
+    rows = corrector.root * corrector.rows.double()
+    exact = rows @ rows.T
     root = exact.diagonal().rsqrt()
-    off = (few.matrix(0.0).double() - exact) * root * root[:, None]
+    off = (corrector.matrix(0.0).double() - exact) * root * root[:, None]
     assert 0 < float(off.diagonal().min()) < float(off.diagonal().max()) < 2e-4
-    assert not torch.linalg.cholesky_ex(few.matrix(0.0))[1]
+    assert not torch.linalg.cholesky_ex(corrector.matrix(0.0))[1]
     if kind != "of very different size":  # there, rows less their mean are nearly the same ones, and rounded in the same way
         assert float(torch.linalg.eigvalsh(off)[0]) > 0
 
@@ -442,7 +444,7 @@ def test_scores_that_are_not_finite_are_refused(samples):
     z[3, 1] = torch.nan
     sums.update(torch.randn(samples, 50), z, torch.randint(4, (samples,)))
     with pytest.raises(InputError, match="features must be finite"):
-        Corrector(sums)
+        Corrector.of(sums)
 
 
 @pytest.mark.parametrize("samples", [60, 400])
@@ -454,7 +456,7 @@ def test_a_fit_is_as_exact_under_autocast(samples):
     def fitted():
         sums = Sums(200, 3)
         sums.update(x, z, y)
-        corrector = Corrector(sums)
+        corrector = Corrector.of(sums)
         first = corrector(4e3)
         parts = [(x, (z + added(x, corrector.weights_of(first[None]))[0]).double().softmax(1), y)]
         return weights(corrector, 4e3, first, corrector.slope_at(parts))
@@ -470,7 +472,7 @@ def test_ten_thousand_features_of_few_samples():
     y = torch.randint(1000, (200,), generator=lots)
     sums = Sums(10_000, 1000)
     sums.update(x, z, y)
-    found = weights(Corrector(sums), 1e-3)
+    found = weights(Corrector.of(sums), 1e-3)
     p = z.double().softmax(1)
     weight = 0.9 * (1 - p.square().sum(1)) + 0.1 * (1 - 1 / 1000)
     full = torch.cat([x.double(), torch.ones(200, 1, dtype=torch.float64)], 1)
@@ -592,7 +594,7 @@ def test_raw_and_centred_features_give_one_correction():
     for x in (raw, (raw - raw.mean(0)).float()):
         sums = Sums(6, 3)
         sums.update(x, z, y)
-        weights = Corrector(sums)(1e-3)
+        weights = Corrector.of(sums)(1e-3)
         both.append(x.double() @ weights[:-1] + weights[-1])
     assert torch.allclose(both[0], both[1], rtol=0, atol=1e-4)
 
@@ -605,7 +607,7 @@ def test_thousands_of_features_and_classes():
     sums = Sums(3000, 1000)
     for part in range(0, 4000, 1000):
         sums.update(x[part : part + 1000], z[part : part + 1000], y[part : part + 1000])
-    found = Corrector(sums)(1e-2)
+    found = Corrector.of(sums)(1e-2)
     p = z.double().softmax(1)
     full = torch.cat([x.double(), torch.ones(4000, 1, dtype=torch.float64)], 1)
     weight = 0.9 * (1 - p.square().sum(1)) + 0.1 * (1 - 1 / 1000)
@@ -620,13 +622,13 @@ def test_a_ridge_below_the_rounding_of_sums_is_left_out():
     x = torch.randn(400, 1, generator=lots) * torch.ones(300) * 30 + 1e-3 * torch.randn(400, 300, generator=lots)
     sums = Sums(300, 3)
     sums.update(x, torch.randn(400, 3, generator=lots), torch.randint(3, (400,), generator=lots))
-    corrector = Corrector(sums)
+    corrector = Corrector.of(sums)
     assert corrector(1e-9) is None
     found = corrector(1e-1)
     assert found.isfinite().all()
     sums.curvature[0, 0] = torch.nan
     with pytest.raises(InputError, match="features must be finite"):
-        Corrector(sums)
+        Corrector.of(sums)
 
 
 def test_steps_fall_to_a_logistic_regression_and_never_rise():
@@ -638,7 +640,7 @@ def test_steps_fall_to_a_logistic_regression_and_never_rise():
     for _ in range(60):
         sums = Sums(5, 3)
         sums.update(x, z + (x.double() @ weights[:-1] + weights[-1]), y)
-        weights = Corrector(sums)(1e-3, weights)
+        weights = Corrector.of(sums)(1e-3, weights)
         seen.append(log_loss(x.double() @ weights[:-1] + weights[-1], y) + 1e-3 / 2 * float(weights[:-1].square().sum()))
     regression = residual_probes(x.double(), z.double(), y, ridges=[1e-3])[0]
     assert all(later <= before + 1e-12 for before, later in itertools.pairwise(seen))

@@ -80,6 +80,7 @@ ROOMS = (
         "hidden",
         "keeping",
         "residuals",
+        "correctors",
         "stacking",
         "descents",
         "probes",

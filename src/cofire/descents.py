@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cofire.correctors import RIDGES, Corrector
 from cofire.errors import InputError
 from cofire.keeping import Rows
-from cofire.residuals import RIDGES, Corrector, Sums, added, probabilities
+from cofire.residuals import Sums, added, probabilities
 from cofire.scoring import lacking, possible
 from cofire.stacking import Paths, stacked, stacks_of
 from cofire.stats import FiringStats
@@ -24,7 +25,7 @@ _LEAST, _HALF = 1e-3, 0.5
 the share of the log-loss of equal shares that a model takes away whose scores are all believed."""
 
 MIDDLE, LARGE = 3, 5
-"""The first of :data:`cofire.residuals.RIDGES` to try, with its neighbours; and that where samples are fewer than features."""
+"""The first of :data:`cofire.correctors.RIDGES` to try, with its neighbours; and that where samples are fewer than features."""
 
 
 class Descent:
@@ -80,7 +81,7 @@ class Descent:
             raise InputError("batches must hold samples of every class", f"found none of {', '.join(map(repr, empty[:5]))}")
         if right == sums.samples:
             self.notes.append(f"The model is right on all {right:,} samples of batches: there is little left to fit.")
-        self.corrector, self.renewed, self.samples = Corrector(sums), False, sums.samples
+        self.corrector, self.renewed, self.samples = Corrector.of(sums), False, sums.samples
         self.place, self.batches.fixed = MIDDLE if sums.summed else LARGE, not sums.summed
 
     def believed(self) -> float:
@@ -154,8 +155,8 @@ class Descent:
 
     def corrections(self, places: set[int], start: Tensor | None = None, slope: Tensor | None = None) -> dict[int, Tensor]:
         """The corrections by the ridges at these places, but those that cannot be used."""
-        found = self.corrector.each([RIDGES[place] for place in sorted(places)], start, slope)
-        return {RIDGES.index(ridge): correction for ridge, correction in found.items()}
+        found = {place: self.corrector(RIDGES[place], start, slope) for place in sorted(places)}
+        return {place: correction for place, correction in found.items() if correction is not None}
 
     def scores_of(self, weights: Tensor) -> list[Tensor]:
         """What the weights of each of several corrections add to the scores of the different held-out samples."""
@@ -195,5 +196,5 @@ class Descent:
         sums, self.renewed = Sums(self.batches.columns.width, self.stats.classes, self.device), True
         for part in self.moved(own, weights):
             sums.update(*part)
-        self.corrector = Corrector(sums, self.corrector)
+        self.corrector = Corrector.of(sums, self.corrector)
         return self.corrector.slope
