@@ -66,6 +66,7 @@ CELLS = {
     "cifar100, ResNet-50": ("cifar100", {}, zoo("torchvision:resnet50", 100), (8,), None),
     "plantvillage, ResNet-50": ("plantvillage", {}, zoo("torchvision:resnet50", 14), (1, 4), None),
     "plantvillage, ResNet-50, more pictures": ("plantvillage", {}, zoo("torchvision:resnet50", 14), (1,), None),
+    "plantvillage, ResNet-50, all pictures": ("plantvillage", {}, zoo("torchvision:resnet50", 14), (1,), None),
 }
 """Data, how it is loaded, the net by seed, epochs after which it is boosted, and the schedule of the learning rate."""
 

@@ -48,7 +48,7 @@ def boost(
     Data whose hidden units fit into 512 MB are read once for the fit; others once more for each step, with the same result.
 
     Source:
-        "paper": paper 000, section 5.2 and equation 16. "auto": ours; see :mod:`cofire.residuals`.
+        "paper": paper 000, section 5.2 and equation 16. "auto": ours; see :mod:`cofire.correctors`.
 
     Args:
         model: The frozen classifier.

@@ -21,6 +21,9 @@ _SLACK = 2.0
 """How many times the rounding of their type, and the root of how many rows there are, the products of all pairs of rows may be
 off together, as a share of their diagonal."""
 
+_CLEAR = 200.0
+"""How many times that half of the rows must have for themselves, once others are known, for a factor of that type."""
+
 
 class Corrector(ABC):
     r"""Corrections at one curvature, for any ridge, slope and start.
@@ -29,8 +32,10 @@ class Corrector(ABC):
 
     with D the identity, and 0 for the intercept, which is the last row of W. It is one Newton step on the ridge-penalised
     log-loss; because H bounds the curvature at other scores nearly as well, its Cholesky factors, made when first asked for and
-    kept, serve further steps. G is that of scores made with W, and so steps lead to the same end however H is rounded: factors
-    are of the type of the features, and what rounding may have taken is added to the diagonal.
+    kept, serve further steps. G is that of scores made with W, and so steps lead to the same end though H is rounded: factors
+    are of the type of the features, and what rounding may have taken from products is added to the diagonal. Where rounding is
+    not far below what is left of half of the rows once others are known, as where all share one strong component, factors are
+    made in float64.
 
     Source:
         Ours; the bound of the curvature is in the spirit of Böhning 1992, "Multinomial logistic regression algorithm".
@@ -42,7 +47,7 @@ class Corrector(ABC):
     """
 
     def __init__(self, sums: Sums, slope: Tensor):
-        self.sums, self.slope = sums, slope
+        self.sums, self.samples, self.slope = sums, sums.samples, slope
         self._factors: dict[float, Tensor | None] = {}
 
     @staticmethod
@@ -76,12 +81,19 @@ class Corrector(ABC):
             None where the ridge is below the rounding of the sums.
         """
         if ridge not in self._factors:
-            factor, failed = torch.linalg.cholesky_ex(self.matrix(ridge))
-            self._factors[ridge] = None if failed else factor
+            self._factors[ridge] = self._factored(ridge)
         if (factor := self._factors[ridge]) is None:
             return None
         slope = self.slope if slope is None else slope
         return self.moved(ridge, factor, None if start is None else start.to(slope), slope)
+
+    def _factored(self, ridge: float) -> Tensor | None:
+        matrix = self.matrix(ridge)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if matrix.dtype != torch.float64 and (failed or not _clear(factor, matrix)):
+            self.refine()
+            factor, failed = torch.linalg.cholesky_ex(self.matrix(ridge))
+        return None if failed else factor
 
     def forget(self) -> None:
         """Let go of the factors of all ridges."""
@@ -104,6 +116,10 @@ class Corrector(ABC):
         """What is to be solved for this ridge."""
 
     @abstractmethod
+    def refine(self) -> None:
+        """From now on make matrices in float64."""
+
+    @abstractmethod
     def moved(self, ridge: float, factor: Tensor, start: Tensor | None, slope: Tensor) -> Float[Tensor, "numbers classes"]:
         """The correction, by the factor of this matrix."""
 
@@ -113,7 +129,8 @@ class Primal(Corrector):
 
     def __init__(self, sums: Sums):
         super().__init__(sums, sums.gradient)
-        self.shared, self.one = sums.curvature[:-1, -1:], sums.curvature[-1, -1]
+        self.shared, self.one = sums.curvature[:-1, -1:].clone(), float(sums.curvature[-1, -1])
+        self.dtype = sums.dtype
 
     def slope_at(self, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Float[Tensor, "rows classes"]:
         """G."""
@@ -129,14 +146,18 @@ class Primal(Corrector):
     def matrix(self, ridge: float) -> Float[Tensor, "features features"]:
         """H / n + λ at the best intercept."""
         shared = self.shared[:, 0]
-        matrix = torch.addr(self.sums.curvature[:-1, :-1], shared, shared, alpha=-1 / float(self.one))
-        return _steadied(matrix.div_(self.sums.samples).to(self.sums.dtype), ridge)
+        matrix = torch.addr(self.sums.curvature[:-1, :-1], shared, shared, alpha=-1 / self.one)
+        return _steadied(matrix.div_(self.samples).to(self.dtype), ridge, self.sums.dtype)
+
+    def refine(self) -> None:
+        """Only factors become more exact: products of features are as they were summed."""
+        self.dtype = torch.float64
 
     def moved(self, ridge: float, factor: Tensor, start: Tensor | None, slope: Tensor) -> Float[Tensor, "rows classes"]:
         """The weights."""
         start = torch.zeros_like(slope) if start is None else start
-        right = slope[:-1] - self.sums.samples * ridge * start[:-1] - self.shared * (slope[-1] / self.one)
-        step = _solved(factor, (right / self.sums.samples).to(factor)).double()
+        right = slope[:-1] - self.samples * ridge * start[:-1] - self.shared * (slope[-1] / self.one)
+        step = _solved(factor, (right / self.samples).to(factor)).double()
         return start + torch.cat([step, (slope[-1:] - self.shared.T @ step) / self.one])
 
 
@@ -179,23 +200,37 @@ class Dual(Corrector):
     def matrix(self, ridge: float) -> Float[Tensor, "samples samples"]:
         """S X Xᵀ S + n λ."""
         root = self.root.to(self.products)
-        return _steadied((self.products * root.T).mul_(root), self.sums.samples * ridge)
+        return _steadied((self.products * root.T).mul_(root), self.samples * ridge, root.dtype)
+
+    def refine(self) -> None:
+        """With products of rows made anew."""
+        self.rows = self.rows.double()
+        self.products = _products(self.rows)
 
     def moved(self, ridge: float, factor: Tensor, start: Tensor | None, slope: Tensor) -> Float[Tensor, "numbers classes"]:
         """The coefficients and the intercept."""
         start = slope.new_zeros(len(slope) + 1, slope.shape[1]) if start is None else start
-        right = (slope - self.sums.samples * ridge * start[:-1]) / self.root
+        right = (slope - self.samples * ridge * start[:-1]) / self.root
         found = self.root * _solved(factor, torch.cat([right, self.root], 1).to(factor)).double()
         found, intercept = found[:, :-1], found[:, -1:]
         share = (found.sum(0, keepdim=True) + start[:-1].sum(0)) / intercept.sum()
         return start + torch.cat([found - intercept * share, share])
 
 
-def _steadied(matrix: Float[Tensor, "rows rows"], penalty: float) -> Float[Tensor, "rows rows"]:
-    """A matrix of products with this added to its diagonal, in place, and what rounding may have taken from it."""
-    slack = _SLACK * len(matrix) ** 0.5 * torch.finfo(matrix.dtype).eps
-    matrix.diagonal().mul_(1 + slack).add_(penalty)
+def _steadied(matrix: Float[Tensor, "rows rows"], penalty: float, dtype: torch.dtype) -> Float[Tensor, "rows rows"]:
+    """A matrix with this added to its diagonal, in place, and what rounding may have taken from products of that type."""
+    matrix.diagonal().mul_(1 + _rounding(len(matrix), dtype)).add_(penalty)
     return matrix
+
+
+def _rounding(rows: int, dtype: torch.dtype) -> float:
+    return _SLACK * rows**0.5 * torch.finfo(dtype).eps
+
+
+def _clear(factor: Float[Tensor, "rows rows"], matrix: Float[Tensor, "rows rows"]) -> bool:
+    """Whether the squared pivots, which are what rows have for themselves, are mostly far above the rounding of the matrix."""
+    noise = _rounding(len(matrix), matrix.dtype) * matrix.diagonal().mean()
+    return not len(matrix) or bool(factor.diagonal().square().median() > _CLEAR * noise)
 
 
 def _solved(factor: Tensor, right: Tensor) -> Tensor:

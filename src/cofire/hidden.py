@@ -19,7 +19,7 @@ _SHARE_MEAN, _SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
 _FEATURES, _WIDE = 2048, 8192
-"""Columns; up to half as many samples as the second, a fit takes products of samples, which more columns make little dearer."""
+"""Columns of a fit to many samples, and to at most half as many as these: products of samples grow little dearer with them."""
 
 _FEW = 32
 """Samples whose numbers are hashed at once."""

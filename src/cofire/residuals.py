@@ -56,8 +56,8 @@ class Sums:
         self.samples = 0
         self.weight = 0.0
         """The sum of w."""
-        self.dtype: torch.dtype | None = None
-        """Of the features."""
+        self.dtype = torch.float32
+        """Of the features: that of the most exact ones."""
         self.few: list[Some] = []
         """Samples while their products are not summed."""
         self._gradient = torch.zeros(features + 1, classes, dtype=torch.float64, device=device)
@@ -77,7 +77,7 @@ class Sums:
         p = probabilities(scores)
         weight = self.weights_of(p)
         self.few.append(Some(rows, weight.sqrt(), errors_of(p, labels)))
-        self.dtype = rows.dtype if self.dtype is None else torch.promote_types(self.dtype, rows.dtype)
+        self.dtype = torch.promote_types(self.dtype, rows.dtype)
         self.samples += len(rows)
         self.weight += float(weight.sum())
         self._fold()
@@ -142,8 +142,7 @@ class Sums:
         both = Sums(self.width - 1, self._gradient.shape[1], device)
         both.samples = self.samples + other.samples
         both.weight = self.weight + other.weight
-        types = [sums.dtype for sums in (self, other) if sums.dtype is not None]
-        both.dtype = torch.promote_types(types[0], types[-1]) if types else None
+        both.dtype = torch.promote_types(self.dtype, other.dtype)
         both.few = [Some(*(part.to(device) for part in some)) for some in (*self.few, *other.few)]
         both._gradient = self._gradient + other._gradient.to(device)
         both._curvature = sum((part.to(device) for part in known[1:]), known[0].to(device, copy=True)) if known else None
