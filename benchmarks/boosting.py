@@ -3,6 +3,7 @@
     python benchmarks/boosting.py --data-root data                          # some hours
     python benchmarks/boosting.py --data-root data --seeds 1 --limit 4000 --only mnist --output boosting-small.json
     python benchmarks/boosting.py --data-root data --timing --seeds 1       # only how long it takes
+    python benchmarks/boosting.py --data-root data --timing --seeds 1 --peer    # beside scikit-learn too
     python benchmarks/boosting.py --quick --output boosting-quick.json      # a minute; checks that it runs
 
 Writes benchmarks/boosting.json and the tables of docs/boost.md; nets that were measured before and are not asked for
@@ -18,10 +19,14 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
+import sklearn
 import torch
 from _results import VERSIONS, made, publish
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import cofire
@@ -76,7 +81,9 @@ STEPS, MORE = 25, 100
 QUICK = {"digits": ("digits", {}, zoo("fcnn:64-48-16-10"), (1,), None)}
 
 
-def measured(cell: str, root, limit: int | None, seeds: int, timing: bool, say) -> tuple[list[dict], list[dict]]:
+def measured(
+    cell: str, root, limit: int | None, seeds: int, timing: bool, beside: bool, say
+) -> tuple[list[dict], list[dict]]:  # fmt: skip
     """Rows of one cell, for a net of every seed, boosted after each of its epochs; and how long a boost takes, or only that."""
     name, how, build, stops, schedule = (CELLS | QUICK)[cell]
     images = cofire.data.load(name, "train", root=root, limit=limit, **how)
@@ -91,9 +98,9 @@ def measured(cell: str, root, limit: int | None, seeds: int, timing: bool, say) 
             cofire.fit(net, train, epochs=epochs, seed=seed, schedule=schedule, checkpoints=folder / str(seed), progress=False)
             batches, validation = train.batches(500), held.batches(500)
             stats = cofire.record(net, batches, progress=False, histograms="none")
-            regression = rival(net, batches, validation, test, stats, (STEPS,) if seed else (STEPS, MORE))
+            regression, other = rival(net, batches, validation, test, stats, (STEPS,) if seed else (STEPS, MORE), beside)
             times.append({"seed": seed, "epochs": epochs, **seconds_of(net, batches, validation, stats, seed),
-                          "regressions": [each["seconds"] for each in regression]})  # fmt: skip
+                          "regressions": [each["seconds"] for each in regression]} | other)  # fmt: skip
             say(f"{cell}, {epochs} epochs, seed {seed}: {times[-1]}")
             if timing:
                 continue
@@ -150,8 +157,13 @@ def warm() -> None:
     cofire.boost(net, batches, cofire.record(net, batches, progress=False), validation=batches[:1], progress=False)
 
 
-def rival(net: nn.Module, batches, validation, test, stats, steps: tuple[int, ...]) -> list[dict]:
-    """A logistic regression by gradients on all hidden units, held in memory: its processor time, and its accuracy on test."""
+def rival(
+    net: nn.Module, batches, validation, test, stats, steps: tuple[int, ...], beside: bool = False
+) -> tuple[list[dict], dict]:  # fmt: skip
+    """A logistic regression by gradients on all hidden units, held in memory: its processor time, and its accuracy on test.
+
+    Beside it, where asked, scikit-learn's on the same numbers.
+    """
     columns = columns_of(stats, list(stats), usual_features(len(batches.dataset)))
     parts = {
         "numbers": lambda reading: columns.plain(reading.units, reading.firing), "scores": lambda reading: reading.logits,
@@ -171,7 +183,25 @@ def rival(net: nn.Module, batches, validation, test, stats, steps: tuple[int, ..
         stack = stacked(kept["held"]["scores"], kept["held"]["labels"], held)
         right = accuracy(stack(kept["test"]["scores"], tested), kept["test"]["labels"])
         regressions.append({"steps": count, "seconds": seconds, "accuracy": round(right, 5)})
-    return regressions
+    return regressions, {"peer": peer(kept)} if beside else {}
+
+
+def peer(kept: dict[str, dict]) -> dict:
+    """scikit-learn's logistic regression as it comes, for the ridges of ours, of which held-out log-loss chooses."""
+    x, labels = ({name: part[key].numpy() for name, part in kept.items()} for key in ("numbers", "labels"))
+    seconds, found = 0.0, []
+    for ridge in (1.0, 0.1, 0.01, 1e-3, 1e-4):
+        start = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # at the end of its own 100 iterations
+            fitted = LogisticRegression(C=1 / (ridge * len(x["read"]))).fit(x["read"], labels["read"])
+        seconds += time.process_time() - start
+        loss = float(-fitted.predict_log_proba(x["held"])[range(len(labels["held"])), labels["held"]].mean())
+        found.append((loss, float(fitted.score(x["test"], labels["test"])), int(fitted.n_iter_.max())))
+    return {
+        "version": sklearn.__version__, "seconds": round(seconds, 2), "accuracy": round(min(found)[1], 5),
+        "iterations": [each[2] for each in found],
+    }  # fmt: skip
 
 
 def page(result: dict) -> str:
@@ -224,6 +254,22 @@ def page(result: dict) -> str:
             + " | ".join([f"{each:.1f}" for each in theirs] + [f"{own / each:.2f}" for each in theirs])
             + " | " + " | ".join(f"{each:+.2f}" for each in gains) + " |"
         )  # fmt: skip
+    asked = [(cell, each, held) for cell, held in cells_.items() for each in held["timing"] if "peer" in each]
+    if asked:
+        lines += [
+            "",
+            f"scikit-learn {asked[0][1]['peer']['version']}'s `LogisticRegression` as it comes, with at most 100 iterations, on the "
+            "same units without the model's scores, for the same five ridges, of which held-out samples choose:",
+            "",
+            "| net | epochs | seconds | the boost's share | gain | gain of the boost |",
+            "| --- | --: | --: | --: | --: | --: |",
+        ]
+    for cell, each, held in asked:
+        row = next(row for row in held["rows"] if (row["seed"], row["epochs"]) == (each["seed"], each["epochs"]))
+        lines.append(
+            f"| {cell} | {each['epochs']} | {each['peer']['seconds']:.1f} | {each['seconds'] / each['peer']['seconds']:.2f} | "
+            f"{100 * (each['peer']['accuracy'] - row['base']):+.2f} | {100 * row['methods']['boosted']['gain']:+.2f} |"
+        )
     lines += [
         "",
         "What it is not:",
@@ -281,6 +327,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=CELLS, help="these nets only; may be repeated")
     parser.add_argument("--timing", action="store_true", help="only time boost and regression; the other numbers stay")
+    parser.add_argument("--peer", action="store_true", help="time scikit-learn's regression too")
     parser.add_argument("--quick", action="store_true", help="a small net on digits")
     parser.add_argument("--output", type=Path, default=HERE / "boosting.json")
     options = parser.parse_args()
@@ -289,9 +336,15 @@ def main() -> None:
     scaled = f" --limit {options.limit}" if options.limit else ""
     for cell in QUICK if options.quick else options.only or CELLS:
         say = functools.partial(print, flush=True)
-        rows_, times = measured(cell, root, options.limit, 1 if options.quick else options.seeds, options.timing, say)
+        rows_, times = measured(
+            cell, root, options.limit, 1 if options.quick else options.seeds, options.timing, options.peer, say
+        )
         result = json.loads(options.output.read_text()) if options.output.exists() else {"cells": {}}
-        asked = made(f"boosting.py --seeds {options.seeds}{scaled} --only '{cell}'" + " --timing" * options.timing)
+        asked = made(
+            f"boosting.py --seeds {options.seeds}{scaled} --only '{cell}'"
+            + " --timing" * options.timing
+            + " --peer" * options.peer
+        )
         if not options.timing:
             result["cells"][cell] = {**asked, **VERSIONS, "limit": options.limit, "rows": rows_}
         result["cells"][cell] |= {"timing": times, "timed": asked["command"]}
