@@ -258,8 +258,8 @@ def page(result: dict) -> str:
     if asked:
         lines += [
             "",
-            f"scikit-learn {asked[0][1]['peer']['version']}'s `LogisticRegression` as it comes, with at most 100 iterations, on "
-            "the same units without the model's scores, for the same five ridges, of which held-out samples choose:",
+            f"scikit-learn {asked[0][1]['peer']['version']}'s `LogisticRegression` as it comes, with at most 100 iterations, "
+            "on the same units without the model's scores, for the same five ridges, of which held-out samples choose:",
             "",
             "| net | epochs | seconds | the boost's share | gain | gain of the boost |",
             "| --- | --: | --: | --: | --: | --: |",
