@@ -32,8 +32,8 @@ from torch import nn
 import cofire
 from cofire.controls import keep
 from cofire.files import atomic
-from cofire.hidden import columns_of, usual_features
-from cofire.probes import residual_probes
+from cofire.hidden import Columns, columns_of, usual_features
+from cofire.probes import RIDGES, residual_probes
 from cofire.readings import Reader
 from cofire.scoring import accuracy
 from cofire.stacking import stacked
@@ -81,9 +81,7 @@ STEPS, MORE = 25, 100
 QUICK = {"digits": ("digits", {}, zoo("fcnn:64-48-16-10"), (1,), None)}
 
 
-def measured(
-    cell: str, root, limit: int | None, seeds: int, timing: bool, beside: bool, say
-) -> tuple[list[dict], list[dict]]:  # fmt: skip
+def measured(cell: str, root, limit: int | None, seeds: int, timing: bool, beside: bool, say) -> tuple[list[dict], list[dict]]:
     """Rows of one cell, for a net of every seed, boosted after each of its epochs; and how long a boost takes, or only that."""
     name, how, build, stops, schedule = (CELLS | QUICK)[cell]
     images = cofire.data.load(name, "train", root=root, limit=limit, **how)
@@ -98,9 +96,12 @@ def measured(
             cofire.fit(net, train, epochs=epochs, seed=seed, schedule=schedule, checkpoints=folder / str(seed), progress=False)
             batches, validation = train.batches(500), held.batches(500)
             stats = cofire.record(net, batches, progress=False, histograms="none")
-            regression, other = rival(net, batches, validation, test, stats, (STEPS,) if seed else (STEPS, MORE), beside)
+            kept = numbers_of(net, batches, validation, test, stats)
+            regression = [rival(kept, steps) for steps in ((STEPS,) if seed else (STEPS, MORE))]
             times.append({"seed": seed, "epochs": epochs, **seconds_of(net, batches, validation, stats, seed),
-                          "regressions": [each["seconds"] for each in regression]} | other)  # fmt: skip
+                          "regressions": [each["seconds"] for each in regression]})  # fmt: skip
+            if beside:
+                times[-1]["peer"] = peer(kept)
             say(f"{cell}, {epochs} epochs, seed {seed}: {times[-1]}")
             if timing:
                 continue
@@ -110,8 +111,7 @@ def measured(
             found.append({
                 "cell": cell, "seed": seed, "epochs": epochs, "base": float(table.accuracy["model"]),
                 "taken": boosted.record["decision"], "regressions": regression,
-                "samples": len(train), "units": columns_of(stats, list(stats), usual_features(len(train))).numbers,
-                "features": columns_of(stats, list(stats), usual_features(len(train))).width,
+                "samples": len(train), "units": columns_for(stats, train).numbers, "features": columns_for(stats, train).width,
                 "words": boosted.words,
                 "methods": {
                     method: {
@@ -157,40 +157,43 @@ def warm() -> None:
     cofire.boost(net, batches, cofire.record(net, batches, progress=False), validation=batches[:1], progress=False)
 
 
-def rival(
-    net: nn.Module, batches, validation, test, stats, steps: tuple[int, ...], beside: bool = False
-) -> tuple[list[dict], dict]:  # fmt: skip
-    """A logistic regression by gradients on all hidden units, held in memory: its processor time, and its accuracy on test.
+def columns_for(stats, data) -> Columns:
+    """What a boost reads, if it is fitted to these data."""
+    return columns_of(stats, list(stats), usual_features(len(data), sum(layer.units for layer in stats.values())))
 
-    Beside it, where asked, scikit-learn's on the same numbers.
-    """
-    columns = columns_of(stats, list(stats), usual_features(len(batches.dataset)))
+
+def numbers_of(net: nn.Module, batches, validation, test, stats) -> dict[str, dict]:
+    """All hidden units of each data set, held in memory, with the model's scores and the labels."""
+    columns = columns_for(stats, batches.dataset)
     parts = {
         "numbers": lambda reading: columns.plain(reading.units, reading.firing), "scores": lambda reading: reading.logits,
         "labels": lambda reading: reading.labels,
     }  # fmt: skip
-    kept, regressions = {}, []
+    kept = {}
     for name, data in (("held", validation), ("read", batches), ("test", test)):
         with Reader(net, stats) as reader:
             kept[name] = keep(reader, data, parts, stats.samples if name == "read" else 1, 0, False)[0]
-    for count in steps:
-        start = time.process_time()
-        weights = residual_probes(*kept["read"].values(), steps=count)
-        seconds = round(time.process_time() - start, 2)
-        held, tested = (
-            [kept[name]["numbers"] @ each[:-1].float() + each[-1].float() for each in weights] for name in ("held", "test")
-        )
-        stack = stacked(kept["held"]["scores"], kept["held"]["labels"], held)
-        right = accuracy(stack(kept["test"]["scores"], tested), kept["test"]["labels"])
-        regressions.append({"steps": count, "seconds": seconds, "accuracy": round(right, 5)})
-    return regressions, {"peer": peer(kept)} if beside else {}
+    return kept
+
+
+def rival(kept: dict[str, dict], steps: int) -> dict:
+    """A logistic regression by gradients on all hidden units: its processor time, and its accuracy on test."""
+    start = time.process_time()
+    weights = residual_probes(*kept["read"].values(), steps=steps)
+    seconds = round(time.process_time() - start, 2)
+    held, tested = (
+        [kept[name]["numbers"] @ each[:-1].float() + each[-1].float() for each in weights] for name in ("held", "test")
+    )
+    stack = stacked(kept["held"]["scores"], kept["held"]["labels"], held)
+    right = accuracy(stack(kept["test"]["scores"], tested), kept["test"]["labels"])
+    return {"steps": steps, "seconds": seconds, "accuracy": round(right, 5)}
 
 
 def peer(kept: dict[str, dict]) -> dict:
     """scikit-learn's logistic regression as it comes, for the ridges of ours, of which held-out log-loss chooses."""
     x, labels = ({name: part[key].numpy() for name, part in kept.items()} for key in ("numbers", "labels"))
     seconds, found = 0.0, []
-    for ridge in (1.0, 0.1, 0.01, 1e-3, 1e-4):
+    for ridge in RIDGES:
         start = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # at the end of its own 100 iterations
@@ -334,17 +337,14 @@ def main() -> None:
     root = Path(options.data_root) if options.data_root else None
     warm()
     scaled = f" --limit {options.limit}" if options.limit else ""
+    more = " --timing" * options.timing + " --peer" * options.peer
     for cell in QUICK if options.quick else options.only or CELLS:
         say = functools.partial(print, flush=True)
         rows_, times = measured(
             cell, root, options.limit, 1 if options.quick else options.seeds, options.timing, options.peer, say
         )
         result = json.loads(options.output.read_text()) if options.output.exists() else {"cells": {}}
-        asked = made(
-            f"boosting.py --seeds {options.seeds}{scaled} --only '{cell}'"
-            + " --timing" * options.timing
-            + " --peer" * options.peer
-        )
+        asked = made(f"boosting.py --seeds {options.seeds}{scaled} --only '{cell}'{more}")
         if not options.timing:
             result["cells"][cell] = {**asked, **VERSIONS, "limit": options.limit, "rows": rows_}
         result["cells"][cell] |= {"timing": times, "timed": asked["command"]}

@@ -82,6 +82,7 @@ ROOMS = (
         "residuals",
         "correctors",
         "stacking",
+        "steps",
         "descents",
         "probes",
         "boosted",

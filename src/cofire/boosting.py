@@ -46,9 +46,10 @@ def boost(
     paper, and always accepted.
 
     Data whose hidden units fit into 512 MB are read once for the fit; others once more for each step, with the same result.
+    Few samples are always read once.
 
     Source:
-        "paper": paper 000, section 5.2 and equation 16. "auto": ours; see :mod:`cofire.correctors`.
+        "paper": paper 000, section 5.2 and equation 16. "auto": ours; see :mod:`cofire.correctors` and :mod:`cofire.steps`.
 
     Args:
         model: The frozen classifier.
@@ -61,9 +62,11 @@ def boost(
         test: Labelled data on which everything is measured as well; nothing is chosen on them.
         controls: Also fit and measure the controls. They take more time than the boost.
         features: Fit at most so many numbers per sample; by default 2,048, or 8,192 where ``batches`` are a list or a loader of
-            at most 4,096 samples. The fit takes about a dozen times the square of these numbers in memory, or of the samples
-            where they are fewer, in float32. Where units and shares of firing positions are more, the shares are left out,
-            and where the units are more, they are hashed: each has a random sign, and goes into a random one of so many sums.
+            fewer than twice as many samples as these, and as units. Samples are held in memory where they are fewer than the
+            numbers, or than twice as many if the numbers are more than 2,048; else the fit takes about a dozen times the
+            square of the numbers in memory, in float32. Where units and shares of firing positions are more, the shares are
+            left out, and where the units are more, they are hashed: each has a random sign, and goes into a random one of so
+            many sums.
         scaled: Scale the paper's second opinion to sum one.
         rate: Learning rate of the control that trains the model itself for one more epoch: a tenth of the one it had.
         seed: Of everything that is drawn.
@@ -75,7 +78,7 @@ def boost(
 
     Raises:
         InputError: Another method, no held-out data, a class without samples, statistics of another model, data that are others
-            or in another order when they are read again (``batches`` of at least ``features`` samples may be in another order).
+            or in another order when they are read again (``batches`` may be in another order).
 
     >>> import cofire
     >>> digits = cofire.data.load("digits", limit=600)
@@ -92,7 +95,7 @@ def boost(
         raise InputError("rate must be above 0", f"found {rate!r}")
     seed = checked_seed(seed)
     check_kind(stats)
-    features = usual_features(count_in(batches)) if features is None else checked_count(features, "features")
+    features = None if features is None else checked_count(features, "features")
     if validation is None:
         raise InputError("a boost needs validation=", "found none", "Pass labelled batches that the model was not trained on.")
     for name, given in (("batches", batches), ("validation", validation), ("test", test)):
@@ -102,7 +105,9 @@ def boost(
         raise InputError("controls are fitted by gradients", "found torch.inference_mode", "Leave it, or pass controls=False.")
     copied, why = _copied(model) if controls else (None, "")  # before hooks are on it
     asked = _chosen(stats, layers, 1 if method == "paper" else len(stats))
-    with Reader(model, stats, list(stats) if method == "paper" and controls else asked, device) as reader:
+    read = list(stats) if method == "paper" and controls else asked
+    features = features or usual_features(count_in(batches), sum(stats[name].units for name in read))
+    with Reader(model, stats, read, device) as reader:
         fitting = _Fitting(reader, batches, validation, features, seed, progress)
         fitting.descent.run(random=controls)
         paper, methods = None, {}
@@ -161,6 +166,7 @@ class _Fitting:
         self.columns = columns_of(reader.stats, reader.names, features, seed)
         reader.shares = self.columns.shares
         self.batches = self.rows_of(batches, "batches")
+        self.batches.fixed = False  # a fit needs no order again
         self.validation = self.rows_of(validation, "validation")
         self.descent = Descent(self.batches, self.validation, reader.stats, seed, reader.device)
         self.notes = self.descent.notes

@@ -19,7 +19,7 @@ _SHARE_MEAN, _SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
 _FEATURES, _WIDE = 2048, 8192
-"""Columns of a fit to many samples, and to at most half as many as these: products of samples grow little dearer with them."""
+"""Columns of a fit to many samples, and to fewer than twice as many as these."""
 
 _FEW = 32
 """Samples whose numbers are hashed at once."""
@@ -135,9 +135,9 @@ class Columns:
         return torch.cat(found)
 
 
-def usual_features(samples: int | None) -> int:
-    """How many columns a fit to so many samples has, or to an unknown number of them."""
-    return _WIDE if samples is not None and 2 * samples <= _WIDE else _FEATURES
+def usual_features(samples: int | None, units: int) -> int:
+    """How many columns a fit of so many units has at most, for so many samples, or for an unknown number of them."""
+    return _WIDE if samples is not None and samples < 2 * min(units, _WIDE) else _FEATURES
 
 
 def columns_of(stats: FiringStats, layers: list[str], features: int, seed: int = 0) -> Columns:

@@ -7,12 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Auxiliary", "proposed", "residual_probes", "train_auxiliary"]
+__all__ = ["RIDGES", "Auxiliary", "proposed", "residual_probes", "train_auxiliary"]
+
+RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
+"""Penalties of the squared weights, strongest first."""
 
 
 def residual_probes(
     rows: Float[Tensor, "samples features"], scores: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"],
-    ridges: Sequence[float] = (1.0, 0.1, 0.01, 1e-3, 1e-4), steps: int = 25,
+    ridges: Sequence[float] = RIDGES, steps: int = 25,
 ) -> Float[Tensor, "ridges rows classes"]:  # fmt: skip
     """Multinomial logistic regressions that add to the model's scores, one per ridge; the last row is the intercept.
 

@@ -15,7 +15,10 @@ _FLOOR = 0.1
 
 _BLOCK = 256  # rows whose products are summed at once
 
-_HELD = 2048  # samples likewise
+_HELD = 2048  # samples whose products are summed at once
+
+_FEATURES = 2048
+"""Where features are more, samples are held while they are fewer than twice as many: products of features would take long."""
 
 
 class Some(NamedTuple):
@@ -31,6 +34,14 @@ class Some(NamedTuple):
     root: Float[Tensor, " samples"]
     errors: Float[Tensor, "samples classes"]
 
+    @classmethod
+    def at(
+        cls, rows: Float[Tensor, "samples features"], scores: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
+    ) -> "Some":
+        """Samples at these class scores."""
+        p = probabilities(scores)
+        return cls(rows, Sums.weights_of(p).sqrt(), errors_of(p, labels))
+
 
 class Sums:
     r"""The curvature and the gradient of the log-loss at the present scores.
@@ -44,7 +55,8 @@ class Sums:
     too far, and the step is nearly that of Newton where two classes are in question. 1 - 1/C is the largest that this trace can
     be: a tenth of it keeps the samples in H of which the model is sure and wrong, and on which later steps depend.
 
-    Fewer samples than features are held as they are, since they take less memory than H.
+    Fewer samples than features are held as they are, since they take less memory than H, and fewer than twice as many where
+    features are more than 2,048.
 
     Args:
         features: Features, without the 1.
@@ -74,12 +86,10 @@ class Sums:
             scores: Present class scores.
             labels: True classes.
         """
-        p = probabilities(scores)
-        weight = self.weights_of(p)
-        self.few.append(Some(rows, weight.sqrt(), errors_of(p, labels)))
+        self.few.append(some := Some.at(rows, scores, labels))
         self.dtype = torch.promote_types(self.dtype, rows.dtype)
         self.samples += len(rows)
-        self.weight += float(weight.sum())
+        self.weight += float(some.root.square().sum())
         self._fold()
 
     @property
@@ -89,7 +99,7 @@ class Sums:
 
     @property
     def summed(self) -> bool:
-        """Whether products are summed: there are at least as many samples as features and the 1."""
+        """Whether products are summed."""
         return self._curvature is not None
 
     @property
@@ -104,9 +114,10 @@ class Sums:
         return self._gradient.new_zeros(self.width, self.width) if self._curvature is None else self._curvature
 
     def _fold(self, at_once: bool = False) -> None:
-        """Sum the products of the samples held, once they are as many as the features, and then of many at a time."""
+        """Sum the products of the samples held, once they are many, and then of many at a time."""
         held = sum(len(some.rows) for some in self.few)
-        if not held or (held < (_HELD if self.summed else self.width) and not at_once):
+        most = _HELD if self.summed else self.width * (1 + (self.width > _FEATURES + 1))
+        if not held or (held < most and not at_once):
             return
         if self._curvature is None:
             self._curvature = self._gradient.new_zeros(self.width, self.width)
