@@ -106,6 +106,24 @@ def test_all_blocks_have_a_say(seed, monkeypatch):
     assert whole < one - 0.05
 
 
+@pytest.mark.parametrize(("block", "turns"), [(600, 1), (300, 2), (100, 4)])
+def test_turns_end_once_every_block_or_four_of_them_took_away_too_little(block, turns, monkeypatch):
+    net, (x, y), held, _ = wide()
+    monkeypatch.setattr(steps, "_BLOCK", block)
+    taken, whole = [], Blocks.further
+    monkeypatch.setattr(Blocks, "further", lambda self, *given: taken.append(self.turn) or whole(self, *given))
+    lots = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]
+    assert not fitted(net, (x, lots), (held[0], held[1][torch.randperm(500)])).gained
+    assert len(taken) - turns in (0, 1)  # chance may give one
+    taken.clear()
+    assert fitted(net, (x, y), held).gained
+    assert turns < (before := len(taken)) <= Blocks.most
+    monkeypatch.setattr(Blocks, "most", 2)
+    taken.clear()
+    fitted(net, (x, y), held)
+    assert len(taken) == 2 < before
+
+
 def test_a_boost_by_blocks_does_not_depend_on_batches_and_comes_out_the_same_again():
     net, fit, held, (x, _) = wide()
     with torch.no_grad():
