@@ -19,7 +19,7 @@ _SHARE_MEAN, _SHARE_SCALE = 0.5, 0.25
 """Shares of firing positions lie between 0 and 1, and so they are centred and scaled."""
 
 _FEATURES, _WIDE = 2048, 8192
-"""Columns of a fit to many samples, and to fewer than twice as many as these."""
+"""Columns of a fit to many samples; and to few, that is to fewer than twice as many as columns."""
 
 _FEW = 32
 """Samples whose numbers are hashed at once."""
